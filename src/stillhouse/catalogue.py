@@ -149,7 +149,7 @@ def find(kind: str, table: Mapping[str, Entry], name: str, where: str = "") -> E
     for entry in table.values():
         if folded == entry.name or folded in entry.aliases:
             return entry
-    raise unknown_name(where, kind, str(name), [*table, *(alias for entry in table.values() for alias in entry.aliases)])
+    raise unknown_name(where, kind, str(name), table, (alias for entry in table.values() for alias in entry.aliases))
 
 
 def settle(entry: Entry, settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -159,7 +159,7 @@ def settle(entry: Entry, settings: Mapping[str, Any], where: str = "") -> dict[s
     for key, value in settings.items():
         key_where = f"{where}.{key}" if where else key
         if key not in by_alias:
-            raise unknown_name(key_where, f"setting of {entry.name}", key, by_alias)
+            raise unknown_name(key_where, f"setting of {entry.name}", key, entry.parameters, by_alias)
         name = by_alias[key]
         if name in settled:
             raise Mistake(key_where, f"'{name}' is set twice, once by an alias", "keep one of them")

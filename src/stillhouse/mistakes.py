@@ -39,10 +39,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
-def unknown_name(where: str, kind: str, name: str, known: Iterable[str]) -> Mistake:
-    """The mistake of naming a `kind` ("key", "method", ...) that does not exist, with the nearest right name."""
+def unknown_name(where: str, kind: str, name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> Mistake:
+    """The mistake of naming a `kind` ("key", "method", ...) that does not exist.
+
+    The mend is the nearest of `known` and `aliases`, or where nothing is near, the list of `known`.
+    """
     known = sorted(known)
-    guess = nearest(name, known)
+    guess = nearest(name, [*known, *aliases])
     mend = f"did you mean '{guess}'?" if guess else f"known: {shorten(', '.join(known), 90)}"
     return Mistake(where, f"unknown {kind} '{shorten(str(name), 40)}'", mend)
 

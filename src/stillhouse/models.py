@@ -25,7 +25,8 @@ def load_config(path: str, *, overrides: dict[str, Any] | None = None, trust_rem
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise Mistake(path, f"no model configuration: {error}", "give a folder with config.json or a Hub name") from error
+        mend = "give a folder with config.json or a Hub name"
+        raise Mistake(path, f"no model configuration: {error}", mend) from error
     for key, value in (overrides or {}).items():
         if not hasattr(config, key):
             raise Mistake(f"{path}: config.{key}", f"{type(config).__name__} has no such key", "see its config.json")
@@ -64,13 +65,15 @@ def load_causal_lm(
         wanted = DTYPES.get(dtype, torch.float32)
         return AutoModelForCausalLM.from_config(settled, dtype=wanted, **options).eval()
     if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
-        raise Mistake(path, "no *.safetensors in this folder", "save the model as safetensors, or set from_scratch: true")
+        mend = "save the model as safetensors, or set from_scratch: true"
+        raise Mistake(path, "no *.safetensors in this folder", mend)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=DTYPES.get(dtype, "auto"), use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError) as error:
         raise Mistake(path, f"this model does not load: {error}") from error
+    model, report = loaded
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise Mistake(path, f"weights are missing: {missing}", "is this folder of another architecture?")

@@ -31,9 +31,12 @@ def test_heads_of_any_width(seed, mu, vocabulary, spread, taid_port):
     compare(SomeRows.draw(seed, 3, vocabulary, spread), mu, taid_port=taid_port)
 
 
-@pytest.mark.parametrize("mu", [0.0, 1e-9, 1.0])
-def test_bounds_that_leave_one_side_almost_empty(mu):
-    compare(SomeRows.draw(0, 4, 1000, spread=8.0), mu)
+@pytest.mark.parametrize("mu", [0.0, 1e-18, 1.0])
+@pytest.mark.parametrize("vocabulary", [50, 1000])
+def test_bounds_that_leave_one_side_almost_empty(mu, vocabulary):
+    compare(SomeRows.draw(0, 40, vocabulary, spread=8.0, likeness=0.0), mu)
+    for seed in range(8):  # q is large where p is next to nothing, and the mass of p's first 64 is 1 after rounding
+        compare(SomeRows.draw(seed, 1, vocabulary, spread=40.0, likeness=0.0), mu)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.25, 0.3, 0.5, 0.75, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,8 @@ class Faults:
         gone = self.fired is not None and self.mode in ("death", "torn")
         if gone and self.k is not None:
             raise Death
-        self.trace.append((name, arguments))
+        of_folder = name == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)
+        self.trace.append(("fsync folder" if of_folder else name, arguments))
         if here:
             self.fired = name
             self._fail(name, real, arguments)

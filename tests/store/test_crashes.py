@@ -244,6 +244,7 @@ def test_a_death_at_any_moment(scenario: Scenario, mode: str, power: str, tmp_pa
 def test_an_error_at_any_call(scenario: Scenario, mode: int | str, tmp_path: Path):
     text = os.strerror(errno.ENOSPC if mode == "full" else int(mode))
     for root, faults in each_fault(tmp_path, scenario, mode):
+        stood = (root / "last").exists() and scenario.new != NOTHING
         mistake, error = None, None
         try:
             scenario.write(root, faults)
@@ -254,6 +255,7 @@ def test_an_error_at_any_call(scenario: Scenario, mode: int | str, tmp_path: Pat
         faults.disarm()
         found = scenario.read(root)
         assert is_old_or_new(scenario, found), faults.trace
+        assert (root / "last").exists() or not stood  # under its own name, for those who do not ask find_folder
         if mistake:
             assert text in str(mistake)
             assert root.name in Path(mistake.where).parts
@@ -282,15 +284,25 @@ def test_names_reach_the_disk_in_order(scenario: Scenario, tmp_path: Path):
     scenario.prepare(tmp_path)
     with faults_below(tmp_path) as faults:
         scenario.write(tmp_path, faults)
-    folder_fsyncs_wanted = False
+    wanted = False
     for name, arguments in faults.trace:
-        doomed = name == "rename" and arguments[1].name.startswith(".stillhouse-") and ".previous" in str(arguments[1])
-        if name == "rename" and not doomed:
-            assert not folder_fsyncs_wanted, arguments
-            folder_fsyncs_wanted = True
-        elif name == "fsync":
-            folder_fsyncs_wanted = False
-    assert not folder_fsyncs_wanted
+        # No order is asked of the renaming of an earlier version to be removed: both versions are whole then.
+        if name == "rename" and not arguments[0].name.endswith(".previous"):
+            assert not wanted, arguments
+        wanted = name != "fsync folder" and (wanted or name in ("rename", "make_folder"))
+        if name == "rename" and arguments[0].name.endswith(".previous") and arguments[1].name != "last":
+            wanted = False
+    assert not wanted
+
+
+def test_the_names_inside_a_folder_reach_the_disk_before_its_own(tmp_path: Path):
+    with faults_below(tmp_path) as faults:
+        write_new_folder(tmp_path / "new" / "run", faults)
+    names = [name for name, _ in faults.trace]
+    sealed = names[names.index("write") : names.index("rename")]
+    assert sealed == ["write", "fsync", *["fsync folder"] * 3]  # the manifest last; then deep/er, deep and the top
+    assert names[:4] == ["make_folder", "fsync folder"] * 2  # new and run, each known to the folder above it
+    assert names[-2:] == ["rename", "fsync folder"]
 
 
 def test_every_call_that_changes_a_disk_has_its_fault():

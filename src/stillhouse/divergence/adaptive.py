@@ -41,7 +41,7 @@ class AdaptiveKL(TeacherDivergence):
             in_head = None
             head = _head_gap(pair.teacher, gap, self.mu)  # [N, 1]
         vanished = total <= torch.finfo(total.dtype).tiny
-        weight = torch.where(vanished, 0.5, head / total.masked_fill(vanished, 1.0))  # [N, 1]
+        weight = torch.where(vanished, 0.5, head / total)  # [N, 1]
 
         p, q, d = pair.teacher_common, pair.student_common, pair.log_ratio
         forward = -torch.mul(p, d, out=gap).sum(-1, keepdim=True)  # [N, 1]

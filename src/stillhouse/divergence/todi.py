@@ -26,5 +26,5 @@ class ToDi(TeacherDivergence):
         upward = (d if self.scale == 1.0 else d * self.scale).sigmoid()  # [N, V] b
         # balance = b q - (1 - b) p = b (p + q) - p, so the value is sum d * balance
         balance = q - p if self.scale == 1.0 else (p + q).mul_(upward).sub_(p)  # [N, V]
-        values = (d * balance).sum(-1)  # [N]
-        return values, balance.add_(d.mul_(q).mul_(upward))
+        reverse_slope = upward.mul_(q).mul_(d)  # [N, V] b q d
+        return d.mul_(balance).sum(-1), balance.add_(reverse_slope)

@@ -117,10 +117,9 @@ def _check(student: Predictions, teacher: Predictions | None, terms: Sequence[Te
         return
     if len(student) != len(teacher):
         raise ValueError(f"{len(student)} student rows but {len(teacher)} teacher rows")
-    if student.head.vocabulary != teacher.head.vocabulary:
-        raise ValueError(
-            f"student predicts {student.head.vocabulary} tokens, teacher {teacher.head.vocabulary}: cut both to the same"
-        )
+    ours, theirs = student.head.vocabulary, teacher.head.vocabulary
+    if ours != theirs:
+        raise ValueError(f"student predicts {ours} tokens, teacher {theirs}: cut both to the same")
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:

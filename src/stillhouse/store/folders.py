@@ -150,7 +150,8 @@ def _seal(folder: Path) -> None:
     """Hash and fsync every file, write the manifest, and fsync every folder."""
     files = {name: durable.settle(folder / name) for name in _names(folder)}
     durable.write_new(folder / MANIFEST, render_manifest(files))
-    for inner in sorted({(folder / name).parent for name in files} | {folder}, reverse=True):
+    above = {folder / inner for name in files for inner in Path(name).parents}
+    for inner in sorted(above | {folder}, reverse=True):
         durable.sync_folder(inner)
 
 
