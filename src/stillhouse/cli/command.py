@@ -1,0 +1,75 @@
+"""The command line from end to end: find the verb, read its options, check them, run it; or say what was wrong.
+
+Exit codes: 0 done, 2 a mistake of the user's (one line, no traceback), 130 stopped by Ctrl-C. Anything else is a bug
+of ours and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from stillhouse import __version__
+from stillhouse.cli import demo, distill, evaluate, generate, methods, report, sft
+from stillhouse.cli.help import of_command, of_verb
+from stillhouse.mistakes import LONGEST_LINE, Mistake, shorten, unknown_name
+
+VERBS: dict[str, ModuleType] = {
+    "sft": sft,
+    "distill": distill,
+    "generate": generate,
+    "evaluate": evaluate,
+    "report": report,
+    "methods": methods,
+    "demo": demo,
+}
+MISTAKE, STOPPED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `stillhouse` with `arguments` (default: the process's own) and give its exit code."""
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except Mistake as mistake:
+        print(shorten(f"stillhouse: {mistake}", LONGEST_LINE), file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("stillhouse: stopped; the same command goes on from here", file=sys.stderr)
+        return STOPPED
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(of_command({name: verb.SUMMARY for name, verb in VERBS.items()}))
+        return
+    if arguments[0] == "--version":
+        print(f"stillhouse {__version__}")
+        return
+    name, *rest = arguments
+    if name.endswith((".yaml", ".yml")):
+        raise Mistake("", f"a verb comes before '{name}'", f"stillhouse sft {name}, or stillhouse distill {name}")
+    if name not in VERBS:
+        raise unknown_name("", "verb", name, VERBS)
+    if "-h" in rest or "--help" in rest:
+        print(of_verb(name, VERBS[name].SUMMARY, VERBS[name].EXAMPLE))
+        return
+    _run_verb(name, rest)
+
+
+def _run_verb(name: str, arguments: list[str]) -> None:
+    from stillhouse.recipe.check import check
+    from stillhouse.recipe.document import dump
+    from stillhouse.recipe.parse import at_place, parse_located
+
+    shows = "--print_config" in arguments
+    options, located = parse_located(name, [word for word in arguments if word != "--print_config"])
+    if shows:
+        print(dump(options.as_dict()), end="")
+        return
+    try:
+        check(options)
+    except Mistake as mistake:
+        raise at_place(mistake, located, name) from None
+    VERBS[name].run(options)

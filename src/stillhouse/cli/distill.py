@@ -1,0 +1,15 @@
+"""`stillhouse distill`."""
+
+from __future__ import annotations
+
+from stillhouse.recipe import Recipe
+
+SUMMARY = "teach a small model what a large one predicts"
+EXAMPLE = "recipes/todi/gpt2-base-from-gpt2-xl.yaml --method.name=reverse_kl"
+
+
+def run(recipe: Recipe) -> None:
+    """Train, or go on where the same recipe was stopped; the run's folder says what came of it."""
+    from stillhouse import training
+
+    training.run(recipe)

@@ -1,0 +1,96 @@
+"""What `--help` says, written from the verbs and from the sections of the recipe themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stillhouse.recipe.parse import OPTIONS
+from stillhouse.recipe.schema import Recipe
+from stillhouse.recipe.section import Section, section_in, types_of
+from stillhouse.recipe.trainer_arguments import DEFAULTS
+
+WIDTH = 110
+
+
+def of_command(summaries: Mapping[str, str]) -> str:
+    """The help of `stillhouse` alone."""
+    verbs = "\n".join(f"  {name:10}{summary}" for name, summary in summaries.items())
+    return f"""usage: stillhouse VERB [RECIPE.yaml] [--key=value ...] [--print_config]
+
+Distil large language models into small ones.
+
+{verbs}
+
+A recipe is a YAML file; every key of it can be given, or overridden, as --section.key=value.
+--print_config shows the whole recipe with all defaults, and runs nothing.
+stillhouse VERB --help lists the keys of a verb; stillhouse --version says which version this is."""
+
+
+def of_verb(verb: str, summary: str, example: str) -> str:
+    """The help of one verb: what it does, an example, and every key with its default and meaning."""
+    schema = OPTIONS[verb]
+    source = {"report": "RUN ... ", "methods": "", "demo": ""}.get(verb, "[RECIPE.yaml] ")
+    lines = [
+        f"usage: stillhouse {verb} {source}[--key=value ...] [--print_config]",
+        "",
+        f"{summary[0].upper()}{summary[1:]}.",
+        "",
+        f"  stillhouse {verb} {example}",
+        "",
+        *_keys(schema, verb),
+    ]
+    if schema is Recipe:
+        lines += ["", "Paths begin where the command is run. A stopped run goes on when its command is given again."]
+    return "\n".join(lines)
+
+
+def _keys(schema: type[Section], verb: str) -> Iterator[str]:
+    types = types_of(schema)
+    for field in sorted(dataclasses.fields(schema), key=lambda field: not _must_be_given(field)):
+        section, key = section_in(types[field.name]), schema.key(field.name)
+        if verb == "sft" and key == "teacher":
+            continue
+        if section is not None:
+            yield from _keys(section, verb)
+        elif key == "training":
+            yield from _training()
+        else:
+            yield _entry(f"{key}{_default(field, verb)}", field.metadata["meaning"])
+
+
+def _must_be_given(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _default(field: dataclasses.Field[Any], verb: str) -> str:
+    if field.name == "method" and verb == "distill":
+        return ".name="
+    if field.name == "method":
+        return ".name=sft"
+    if field.default is not dataclasses.MISSING:
+        value = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        return "="
+    return f"={_plain(value)}"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _training() -> Iterator[str]:
+    defaults = ", ".join(f"{name}={_plain(value)}" for name, value in DEFAULTS.items())
+    yield _entry("training.KEY=", f"transformers.TrainingArguments' own names, and parity; defaults: {defaults}")
+
+
+def _entry(key: str, meaning: str) -> str:
+    indent = 36
+    first = f"  {key:{indent - 2}}"
+    text = textwrap.fill(meaning, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
+    return first + text[indent:] if len(first) == indent else f"{first}\n{text}"

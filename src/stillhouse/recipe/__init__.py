@@ -1,0 +1,34 @@
+"""The typed recipe: what a YAML file and a command line may say, checked before anything heavy is imported."""
+
+from stillhouse.recipe.check import check
+from stillhouse.recipe.document import dump
+from stillhouse.recipe.parse import OPTIONS, parse
+from stillhouse.recipe.schema import (
+    Data,
+    DemoOptions,
+    EvaluateOptions,
+    Evaluation,
+    GenerateOptions,
+    MethodsOptions,
+    Recipe,
+    ReportOptions,
+    Student,
+    Teacher,
+)
+
+__all__ = [
+    "OPTIONS",
+    "Data",
+    "DemoOptions",
+    "EvaluateOptions",
+    "Evaluation",
+    "GenerateOptions",
+    "MethodsOptions",
+    "Recipe",
+    "ReportOptions",
+    "Student",
+    "Teacher",
+    "check",
+    "dump",
+    "parse",
+]

@@ -1,0 +1,133 @@
+"""What can be known of a run before anything heavy is imported: that its files are there and say what they should."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+
+from stillhouse.mistakes import Mistake
+from stillhouse.recipe.schema import EvaluateOptions, GenerateOptions, Recipe, ReportOptions
+from stillhouse.recipe.section import Section
+
+# A file up to this size is read whole, in well under a second a piece; of a larger one, the first rows.
+READ_WHOLE_BYTES = 64 * 2**20
+FIRST_ROWS = 10_000
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def check(options: Section) -> None:
+    """Look at every file and folder that `options` names.
+
+    Raises:
+        Mistake: one is missing or malformed, or the run's folder holds a finished run. `where` is the dotted key of the
+            option, or the file and line of a row.
+    """
+    try:
+        _check(options)
+    except OSError as error:
+        raise Mistake(str(error.filename), f"cannot be read: {error.strerror}") from None
+
+
+def _check(options: Section) -> None:
+    if isinstance(options, Recipe):
+        _check_recipe(options)
+    elif isinstance(options, GenerateOptions):
+        _check_model("model", options.model)
+        _check_rows("data", options.data, options.limit, answered=False)
+        if Path(options.out).exists() and not options.overwrite:
+            raise Mistake("out", f"'{options.out}' is there already", "give another --out, or --overwrite=true")
+    elif isinstance(options, EvaluateOptions):
+        _check_model("model", options.model)
+        for source in options.data:
+            _check_rows("data", source, options.limit, answered=True, split="test")
+    elif isinstance(options, ReportOptions):
+        for run in options.runs:
+            if not Path(run).is_dir():
+                raise Mistake("runs", f"no folder '{run}'", _nearby(Path(run)))
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    if (recipe.folder / "finished.json").exists() and not recipe.overwrite:
+        mend = "give another --name, or --overwrite=true to replace it"
+        raise Mistake(str(recipe.folder), "holds a finished run", mend)
+    student = recipe.student
+    _check_model("student.model", student.model, weights=not student.from_scratch)
+    if student.tokenizer is not None:
+        _check_folder("student.tokenizer", student.tokenizer)
+    if recipe.teacher is not None:
+        _check_model("teacher.model", recipe.teacher.model)
+    data = recipe.data
+    _check_rows("data.train", data.train, data.limit, answered=True, split=data.train_split)
+    if data.eval is not None:
+        _check_rows("data.eval", data.eval, data.eval_limit, answered=True, split=data.eval_split)
+
+
+def _check_rows(key: str, source: str, limit: int | None, *, answered: bool, split: str = "train") -> None:
+    from stillhouse.data.conversation import read
+    from stillhouse.data.rows import READERS, read_rows
+
+    path = Path(source)
+    if not path.exists():
+        if _may_be_on_the_hub(source) and "/" in source and path.suffix not in READERS:
+            return  # asked for when the run begins
+        raise Mistake(key, f"no file '{source}'", _nearby(path))
+    if path.is_file() and path.stat().st_size > READ_WHOLE_BYTES:
+        limit = min(limit or FIRST_ROWS, FIRST_ROWS)
+    for row in read_rows(source, split=split, limit=limit):
+        conversation = read(row)
+        if answered and not conversation.text:
+            conversation.require_response()
+
+
+def _check_folder(key: str, name: str) -> Path | None:
+    """The folder that `name` is, or None for a name on the Hub."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise Mistake(key, f"'{name}' is a file", "name the folder that holds config.json")
+    if not _may_be_on_the_hub(name):
+        raise Mistake(key, f"no folder '{name}'", _nearby(folder))
+    return None
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    """Whether a path that is not there may be a Hub name: beside an existing folder it is a misspelt path."""
+    parent = Path(name).parent
+    return bool(_HUB_NAME.fullmatch(name)) and (parent == Path() or not parent.is_dir())
+
+
+def _check_model(key: str, name: str, *, weights: bool = True) -> None:
+    folder = _check_folder(key, name)
+    if folder is None:
+        return
+    config = folder / "config.json"
+    if not config.is_file():
+        inside = sorted(found.parent for found in folder.glob("*/config.json"))
+        mend = f"did you mean '{inside[-1]}'?" if inside else "name the folder that a model was saved in"
+        raise Mistake(key, f"'{name}' holds no config.json", mend)
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise Mistake(str(config), f"cannot be read: {error}") from None
+    if not isinstance(content, dict) or "model_type" not in content:
+        raise Mistake(str(config), "names no 'model_type'", "is it a model's config.json?")
+    if weights and not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin"))
+        wrong = "holds pickled weights (*.bin), which are not read" if pickled else "holds no weights (*.safetensors)"
+        trains = key == "student.model"
+        mend = "student.from_scratch: true begins with random ones" if trains else "name the folder of a trained model"
+        raise Mistake(key, f"'{name}' {wrong}", "save them as safetensors" if pickled else mend)
+
+
+def _nearby(path: Path) -> str:
+    """The mend of a path that does not exist: the nearest name in the deepest folder of it that does."""
+    folder, name = path.parent, path.name
+    while not folder.is_dir() and folder != folder.parent:
+        folder, name = folder.parent, folder.name
+    names = [found.name for found in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{folder / near[0]}'?" if near else "paths begin where the command is run"

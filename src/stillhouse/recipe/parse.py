@@ -1,0 +1,176 @@
+"""From a command line, and the recipe that it names, to checked options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from stillhouse.catalogue import METHODS, find
+from stillhouse.mistakes import Mistake, shorten
+from stillhouse.recipe.document import Located, read_command_line, read_document, read_scalar
+from stillhouse.recipe.names import annotation_at, unknown_key
+from stillhouse.recipe.schema import (
+    DemoOptions,
+    EvaluateOptions,
+    GenerateOptions,
+    MethodsOptions,
+    Recipe,
+    ReportOptions,
+)
+from stillhouse.recipe.section import Section, Text, section_in, shown, types_of
+
+OPTIONS: dict[str, type[Section]] = {
+    "sft": Recipe,
+    "distill": Recipe,
+    "generate": GenerateOptions,
+    "evaluate": EvaluateOptions,
+    "report": ReportOptions,
+    "methods": MethodsOptions,
+    "demo": DemoOptions,
+}
+
+
+def parse(verb: str, arguments: Sequence[str]) -> Any:
+    """The options of `verb`: a Recipe for sft and distill, the verb's own dataclass for the others.
+
+    Raises Mistake, naming file and line or the command line's option, for whatever is wrong with them.
+    """
+    return parse_located(verb, arguments)[0]
+
+
+def parse_located(verb: str, arguments: Sequence[str]) -> tuple[Any, Located]:
+    """As `parse`, with the places of all keys, so that later checks can name them too (see `at_place`)."""
+    schema = OPTIONS[verb]
+    located = _gather(verb, schema, arguments)
+    try:
+        _refuse_remote_code_from_files(located)
+        if schema is Recipe:
+            _settle_verb(verb, located)
+        return _build(schema, located.nested()), located
+    except Mistake as mistake:
+        raise at_place(mistake, located, verb) from None
+
+
+def at_place(mistake: Mistake, located: Located, verb: str) -> Mistake:
+    """`mistake` with the file and line, or the option, that said the key it names; unchanged where it names no key."""
+    key = mistake.where
+    if not all(part.isidentifier() for part in key.split(".")) or annotation_at(OPTIONS[verb], key) is None:
+        return mistake
+    place = located.place(key)
+    if place is None:
+        return Mistake(f"{verb}: --{key}", mistake.wrong, mistake.mend)
+    return Mistake(place if place.startswith("--") else f"{place}: {key}", mistake.wrong, mistake.mend)
+
+
+def _gather(verb: str, schema: type[Section], arguments: Sequence[str]) -> Located:
+    """The recipe's keys, and over them those of the command line."""
+    leaves = dict(_leaves(schema))
+    many = [key for key, annotation in leaves.items() if get_origin(annotation) is list]
+    switches = [key for key, annotation in leaves.items() if bool in (annotation, *get_args(annotation))]
+    given: dict[str, Any] = {}
+    for key, value in read_command_line(arguments, many, switches):
+        if not key:
+            key, value = _bare_word(verb, schema, value, given)
+        elif key in given:
+            raise Mistake(f"--{key}", "is given twice", "keep one of them")
+        if key != "config" and annotation_at(schema, key) is None:
+            raise unknown_key(schema, key, verb, "--")
+        if value is None:
+            raise Mistake(f"--{key}", "needs a value", f"write --{key}=VALUE")
+        given[key] = value
+    path = given.pop("config", None)
+    located = read_document(path) if path is not None else Located()
+    for key in [key for key in located.places if key]:
+        if annotation_at(schema, key) is None:
+            raise unknown_key(schema, key, located.places[key])
+    if schema is Recipe and isinstance(located.values.get("method"), str):
+        located.put("method.name", located.values.pop("method"), located.places["method"])
+    for key, value in given.items():
+        _override(schema, located, key, value)
+    if path is not None and schema is Recipe and located.values.get("name") is None:
+        located.put("name", Path(path).stem, path)
+    return located
+
+
+def _bare_word(verb: str, schema: type[Section], word: str, given: dict[str, Any]) -> tuple[str, Any]:
+    """A word without dashes is a run's folder for `report`, and the recipe for the other verbs."""
+    if schema is ReportOptions:
+        return "runs", [*given.get("runs", []), word]
+    if word.startswith("-") or not word.endswith((".yaml", ".yml")):
+        mend = "a recipe's name ends in .yaml, an option is --key=value"
+        raise Mistake(verb, f"cannot tell what '{shorten(word, 60)}' is", mend)
+    if "config" in given:
+        raise Mistake(verb, f"two recipes are named, '{given['config']}' and '{word}'", "name one")
+    return "config", word
+
+
+def _leaves(schema: type[Section]) -> Iterator[tuple[str, Any]]:
+    for name, annotation in types_of(schema).items():
+        section = section_in(annotation)
+        if section is not None:
+            yield from _leaves(section)
+        else:
+            yield schema.key(name), annotation
+
+
+def _override(schema: type[Section], located: Located, key: str, value: Any) -> None:
+    annotation, place = annotation_at(schema, key), f"--{key}"
+    if key == "method":
+        key = "method.name"
+    elif section_in(annotation) is not None or annotation is dict:
+        if value != "null" or type(None) not in get_args(annotation):
+            raise Mistake(place, "is a section of keys", f"set them one by one: --{key}.KEY=VALUE")
+        located.forget(key)
+    if annotation is Any and not (key.startswith("training.") and key.count(".") == 1):
+        value = read_scalar(value)
+    elif section_in(annotation) is not None:
+        value = None
+    else:
+        value = [Text(item) for item in value] if isinstance(value, list) else Text(value)
+    located.put(key, value, place)
+
+
+def _refuse_remote_code_from_files(located: Located) -> None:
+    """A recipe may come from a stranger: only who types the command may let a model's folder run code."""
+    for key, value in located.values.items():
+        typed_by_the_user = isinstance(value, Text)
+        if key.endswith("trust_remote_code") and not typed_by_the_user and value not in (False, None):
+            raise Mistake(key, "a file cannot allow this", f"give --{key}=true on the command line")
+
+
+def _settle_verb(verb: str, located: Located) -> None:
+    """What sft and distill ask of the one Recipe that they share."""
+    values = located.values
+    name = values.get("method.name")
+    entry = find("method", METHODS, name, "method.name") if name is not None else None
+    if verb == "sft":
+        if any(key.startswith("teacher.") for key in values):
+            raise Mistake("teacher", "is not asked by sft", "remove it, or run stillhouse distill")
+        if entry is not None and entry.needs_teacher:
+            raise Mistake("method.name", f"{entry.name} learns from a teacher", "run stillhouse distill")
+        values.setdefault("method.name", "sft")
+    elif entry is None:
+        raise Mistake("method.name", "is missing", "name one, such as todi; `stillhouse methods` lists them")
+    elif entry.name == "sft":
+        raise Mistake("method.name", "sft learns from no teacher", "run stillhouse sft")
+
+
+def _build(schema: type[Section], tree: dict[str, Any]) -> Any:
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(schema):
+        annotation, key = types_of(schema)[field.name], schema.key(field.name)
+        section, value = section_in(annotation), tree.get(field.name)
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if section is not None and (isinstance(value, dict) or (required and value is None)):
+            value = _build(section, value or {})
+        elif section is not None and value is not None:
+            mend = f"write {field.name}: {{{dataclasses.fields(section)[0].name}: ...}}"
+            raise Mistake(key, f"is a section of keys, got {shown(value)}", mend)
+        elif required and field.name not in tree:
+            raise Mistake(key, "is missing", f"give {field.metadata['meaning']}")
+        empty_section = value is None and (section is not None or annotation is dict)
+        if (field.name in tree or required) and not empty_section:
+            values[field.name] = value
+    return schema(**values)

@@ -1,0 +1,251 @@
+"""What a recipe, and the options of every other verb, may say: typed sections with meanings, defaults and bounds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import ClassVar, Literal
+
+from stillhouse.catalogue import METHODS, Entry, find, settle
+from stillhouse.mistakes import Mistake, unknown_name
+from stillhouse.recipe import trainer_arguments
+from stillhouse.recipe.section import Bounds, Section, setting
+
+Template = Literal["alpaca", "chat", "plain", "short"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+_CHECKPOINT = re.compile(r"last|best|epoch\d+_step\d+.*")
+_ONE_OR_MORE, _NOT_NEGATIVE = Bounds(low=1), Bounds(low=0)
+_PROBABILITY = Bounds(above=0, high=1)
+
+
+@dataclass(frozen=True)
+class _Model(Section):
+    """What student and teacher have in common."""
+
+    def validate(self) -> None:
+        attention = getattr(self, "attn_implementation", None)
+        if attention is not None and "/" not in attention and attention not in ATTENTIONS:
+            raise unknown_name(self.key("attn_implementation"), "attention", attention, ATTENTIONS)
+
+
+@dataclass(frozen=True)
+class Student(_Model):
+    """The model that learns."""
+
+    section: ClassVar[str] = "student"
+
+    model: str = setting("a model folder or a name on the Hub")
+    tokenizer: str | None = setting("its tokenizer, where that is not in the model's folder", None)
+    from_scratch: bool = setting("random weights, shaped by the config.json of `model`", False)
+    config: dict = setting("changes to that config.json; only with from_scratch", {})
+    dtype: Dtype = setting("what its weights are kept in", "float32")
+    attn_implementation: str | None = setting("eager, sdpa, flash_attention_2 ...; null: transformers' choice", None)
+    trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
+
+    def validate(self) -> None:
+        super().validate()
+        if self.config and not self.from_scratch:
+            raise Mistake(
+                "student.config", "would change a model whose weights are loaded", "add student.from_scratch: true"
+            )
+
+
+@dataclass(frozen=True)
+class Teacher(_Model):
+    """The model that is learnt from: frozen, in eval mode."""
+
+    section: ClassVar[str] = "teacher"
+
+    model: str = setting("a model folder or a name on the Hub")
+    dtype: Dtype = setting("what its weights are kept in; auto: as they were saved", "auto")
+    attn_implementation: str | None = setting("as for the student", None)
+    trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
+
+
+@dataclass(frozen=True)
+class Data(Section):
+    """Rows, and how they become token ids."""
+
+    section: ClassVar[str] = "data"
+
+    train: str = setting("training rows: .jsonl, .json, .parquet or a name on the Hub")
+    eval: str | None = setting("rows scored after every epoch", None)
+    train_split: str = setting("of a folder or a Hub data set in `train`", "train")
+    eval_split: str = setting("of a folder or a Hub data set in `eval`", "validation")
+    template: Template = setting("how a row becomes a prompt", "alpaca")
+    max_length: int = setting("tokens of prompt and response", 512, Bounds(low=2))
+    max_prompt_length: int = setting("tokens of the prompt", 256, _ONE_OR_MORE)
+    limit: int | None = setting("use the first so many training rows", None, _ONE_OR_MORE)
+    eval_limit: int | None = setting("use the first so many rows of `eval`", None, _ONE_OR_MORE)
+    cut: Literal["marker", "end"] = setting("a long prompt loses text before its marker, or its end (parity)", "marker")
+    bos: bool | None = setting("begin with the BOS token; null: as the tokenizer does", None)
+    pad_to_max_length: bool = setting("pad every batch to max_length (parity; slower)", False)
+
+    def validate(self) -> None:
+        _check_lengths(self, self.max_prompt_length, self.max_length)
+        if self.eval_limit is not None and self.eval is None:
+            raise Mistake("data.eval_limit", "there are no rows to limit", "add data.eval")
+
+
+def _check_lengths(section: Section, prompt: int, whole: int) -> None:
+    if prompt >= whole:
+        wrong = f"must be below max_length, which is {whole}, got {prompt}"
+        raise Mistake(section.key("max_prompt_length"), wrong, "leave room for the response")
+
+
+@dataclass(frozen=True)
+class Evaluation(Section):
+    """What happens after every epoch, where data.eval is given."""
+
+    section: ClassVar[str] = "evaluation"
+
+    generate: bool = setting("answer the prompts of data.eval and score ROUGE-L; false: dev loss only", True)
+    max_new_tokens: int = setting("tokens of an answer", 256, _ONE_OR_MORE)
+    temperature: float = setting("of sampling; 0 is greedy", 1.0, _NOT_NEGATIVE)
+    top_p: float = setting("sample from the smallest set of tokens with this mass", 1.0, _PROBABILITY)
+    no_repeat_ngram_size: int = setting("no n-gram of this size twice; 0: off", 0, _NOT_NEGATIVE)
+    seeds: list[int] = setting("answer once per seed, and average", [10], _NOT_NEGATIVE)
+    batch_size: int = setting("prompts answered at a time", 16, _ONE_OR_MORE)
+    keep_best: int = setting("checkpoints kept: the best by ROUGE-L, or by dev loss", 1, _ONE_OR_MORE)
+
+    def validate(self) -> None:
+        _check_seeds(self, self.seeds)
+
+
+def _check_seeds(section: Section, seeds: list[int]) -> None:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise Mistake(section.key("seeds"), f"must be different numbers, at least one, got {seeds}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Section):
+    """One training run: who learns, from whom, on what, how, and where the result goes."""
+
+    student: Student = setting("the model that learns")
+    teacher: Teacher | None = setting("the model that is learnt from; not for sft", None)
+    data: Data = setting("rows, and how they become token ids")
+    method: dict = setting("name and settings, see `stillhouse methods`", {"name": "sft"})
+    training: dict = setting("transformers.TrainingArguments' own names", {})
+    evaluation: Evaluation = setting("after every epoch, where data.eval is given", Evaluation())
+    name: str | None = setting("the run's name; null: the recipe file's", None)
+    output: str = setting("the folder that all runs go into", "outputs")
+    seed: int = setting("of everything random", 10, Bounds(low=0, high=2**32 - 1))
+    overwrite: bool = setting("begin anew in the folder of a finished run", False)
+
+    def validate(self) -> None:
+        method = self.entry
+        settings = {key: value for key, value in self.method.items() if key != "name"}
+        object.__setattr__(self, "method", {"name": method.name, **settle(method, settings, "method")})
+        object.__setattr__(self, "training", trainer_arguments.settle(self.training))
+        if method.needs_teacher and self.teacher is None:
+            wrong = f"is missing; {method.name} learns from a teacher"
+            raise Mistake("teacher.model", wrong, "add teacher: {model: ...}")
+        if self.teacher is not None and not method.needs_teacher:
+            wrong = f"is not asked by {method.name}, which learns from text alone"
+            raise Mistake("teacher", wrong, "remove it, or take another method")
+        for key, part in (("name", self.run_name), ("student.model", self.student_name)):
+            if not re.fullmatch(r"[^/\\\0]*[^/\\\0.][^/\\\0]*", part):
+                raise Mistake(key, f"'{part}' cannot name a folder", "write a plain name")
+
+    @property
+    def entry(self) -> Entry:
+        """The catalogue's entry of the method."""
+        if "name" not in self.method:
+            raise Mistake("method.name", "is missing", "name one, such as todi; `stillhouse methods` lists them")
+        return find("method", METHODS, self.method["name"], "method.name")
+
+    @property
+    def student_name(self) -> str:
+        """The student as its runs' folders call it; for a checkpoint of a run, that run's student."""
+        path = PurePath(self.student.model)
+        parts = path.parts
+        return parts[-4] if len(parts) >= 4 and _CHECKPOINT.fullmatch(path.name) else path.name
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run's folder."""
+        return "run" if self.name is None else self.name
+
+    @property
+    def folder(self) -> Path:
+        """Where everything that the run writes goes: output/student/method/name."""
+        return Path(self.output) / self.student_name / self.method["name"] / self.run_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answering(Section):
+    """What `generate` and `evaluate` have in common: a model, its prompts, and how it answers them."""
+
+    model: str = setting("a model folder or a name on the Hub")
+    template: Template = setting("how a row becomes a prompt", "alpaca")
+    limit: int | None = setting("use the first so many rows", None, _ONE_OR_MORE)
+    max_length: int = setting("tokens of prompt and answer", 512, Bounds(low=2))
+    max_prompt_length: int = setting("tokens of the prompt", 256, _ONE_OR_MORE)
+    bos: bool | None = setting("begin with the BOS token; null: as the tokenizer does", None)
+    max_new_tokens: int = setting("tokens of an answer", 256, _ONE_OR_MORE)
+    temperature: float = setting("of sampling; 0 is greedy", 1.0, _NOT_NEGATIVE)
+    top_p: float = setting("sample from the smallest set of tokens with this mass", 1.0, _PROBABILITY)
+    no_repeat_ngram_size: int = setting("no n-gram of this size twice; 0: off", 0, _NOT_NEGATIVE)
+    batch_size: int = setting("prompts answered at a time", 32, _ONE_OR_MORE)
+    dtype: Dtype = setting("what the weights are kept in; auto: as they were saved", "auto")
+    trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
+    overwrite: bool = setting("replace results that are there already", False)
+
+    def validate(self) -> None:
+        _check_lengths(self, self.max_prompt_length, self.max_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(_Answering):
+    """Rows to answer, and where the answered rows go."""
+
+    data: str = setting("rows whose prompts are answered: .jsonl, .json, .parquet or a name on the Hub")
+    out: str = setting("the .jsonl file that is written")
+    seed: int = setting("of sampling", 10, _NOT_NEGATIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(_Answering):
+    """Rows to answer and score."""
+
+    data: list[str] = setting("one or more files of rows")
+    out: str | None = setting("the folder of the scores; null: the model's folder/evaluation", None)
+    seeds: list[int] = setting("answer once per seed; mean and deviation are over them", [10, 20, 30, 40, 50],
+                               _NOT_NEGATIVE)  # fmt: skip
+
+    def validate(self) -> None:
+        super().validate()
+        _check_seeds(self, self.seeds)
+        if not self.data:
+            raise Mistake("data", "names no file", "write data: [rows.jsonl]")
+
+
+@dataclass(frozen=True)
+class ReportOptions(Section):
+    """Which runs go into a report."""
+
+    runs: list[str] = setting("folders of runs, or of many runs")
+    out: str = setting("the file that is written", "report.html")
+
+    def validate(self) -> None:
+        if not self.runs:
+            raise Mistake("runs", "names no folder", "write stillhouse report outputs")
+
+
+@dataclass(frozen=True)
+class DemoOptions(Section):
+    """The embedded example."""
+
+    output: str = setting("the folder that everything goes into", "outputs/demo")
+    seeds: int = setting("students of each kind", 3, _ONE_OR_MORE)
+    workers: int = setting("processes that train at the same time", 2, _ONE_OR_MORE)
+
+
+@dataclass(frozen=True)
+class MethodsOptions(Section):
+    """How the table of methods is printed."""
+
+    json: bool = setting("as one JSON object instead of a table", False)
