@@ -1,0 +1,44 @@
+"""A teacher in memory, asked for its last hidden state only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stillhouse.head import Head, Predictions, at_scored
+from stillhouse.models import last_hidden
+
+
+class LiveTeacher:
+    """A frozen model that predicts the student's own tokens (same tokenizer, shared ids).
+
+    It is no `nn.Module`, so that it can never enter the student's optimiser, checkpoints or gradient synchronisation.
+
+    Args:
+        model: any causal LM; frozen and put into evaluation mode here.
+        vocabulary: real tokens; a head with more (padding) rows is cut to them.
+    """
+
+    def __init__(self, model: PreTrainedModel, vocabulary: int) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.vocabulary = vocabulary
+
+    def to(self, device: torch.device) -> LiveTeacher:
+        """Move the model to `device`."""
+        self.model.to(device)  # type: ignore[arg-type]
+        return self
+
+    @torch.no_grad()
+    def predict(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, scored_at: Tensor) -> Predictions:
+        """The teacher's predictions at the scored positions.
+
+        Args:
+            input_ids: [B, L]
+            attention_mask: [B, L]
+            labels: [B, L], the next token where scored, -100 elsewhere.
+            scored_at: [N], flat indices of the scored positions.
+        """
+        with torch.autocast(input_ids.device.type, enabled=False):
+            hidden = last_hidden(self.model, input_ids, attention_mask)  # [B, L, d]
+        return at_scored(hidden, Head.of(self.model, self.vocabulary), labels, scored_at)

@@ -1,0 +1,74 @@
+"""Everything about a model pair that can be wrong, found before any weights load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse.catalogue import METHODS
+from stillhouse.data.tokenizer import load_tokenizer, same_vocabulary
+from stillhouse.mistakes import Mistake
+from stillhouse.models import load_config, longest_input
+from stillhouse.recipe import Recipe
+
+
+def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """The student's tokenizer, which must be the teacher's as well.
+
+    Raises:
+        Mistake: no tokenizer, or the two models' tokenizers differ.
+    """
+    student = recipe.student
+    tokenizer = load_tokenizer(student.tokenizer or student.model, trust_remote_code=student.trust_remote_code)
+    if recipe.teacher is not None:
+        theirs = load_tokenizer(recipe.teacher.model, trust_remote_code=recipe.teacher.trust_remote_code)
+        difference = same_vocabulary(tokenizer, theirs)
+        if difference is not None:
+            raise Mistake(
+                "teacher.model",
+                f"its tokenizer is not the student's ({difference}), and {recipe.method['name']} needs the same one",
+                "use seqkd on text that the teacher writes (stillhouse generate)",
+            )
+    return tokenizer
+
+
+def check_models(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Compare both configurations with the tokenizer, the lengths and the device.
+
+    Raises:
+        Mistake: too few embeddings, too few positions, or a dtype that the device lacks.
+    """
+    overrides = dict(recipe.student.config) if recipe.student.from_scratch else None
+    student = load_config(recipe.student.model, overrides=overrides, trust_remote_code=recipe.student.trust_remote_code)
+    _check_config("student", student, recipe, tokenizer)
+    if recipe.teacher is not None and METHODS[recipe.method["name"]].needs_teacher:
+        teacher = load_config(recipe.teacher.model, trust_remote_code=recipe.teacher.trust_remote_code)
+        _check_config("teacher", teacher, recipe, tokenizer)
+    _check_precision(recipe.training)
+
+
+def _check_config(side: str, config: Any, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = config.get_text_config().vocab_size
+    if rows < len(tokenizer):
+        raise Mistake(
+            f"{side}.model",
+            f"has {rows} embeddings for a tokenizer of {len(tokenizer)} tokens",
+            "use the tokenizer that the model was trained with",
+        )
+    positions = longest_input(config)
+    if positions is not None and recipe.data.max_length > positions:
+        raise Mistake(
+            "data.max_length",
+            f"{recipe.data.max_length} is more than the {positions} positions of the {side}",
+            f"write {positions} or less",
+        )
+
+
+def _check_precision(training: dict[str, Any]) -> None:
+    on_gpu = torch.accelerator.is_available() and not training.get("use_cpu", False)
+    if training.get("fp16") and not on_gpu:
+        raise Mistake("training.fp16", "needs an accelerator, and this machine has none", "use bf16: true or neither")
+    if training.get("bf16") and on_gpu and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise Mistake("training.bf16", "this GPU has no bfloat16", "use fp16: true or neither")

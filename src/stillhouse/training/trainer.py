@@ -1,0 +1,133 @@
+"""A thin `transformers.Trainer`: one global reduction, our evaluation, checkpoints through the store.
+
+The loss of an optimizer step is the sum over its scored tokens divided by their number over all micro-batches and
+ranks, so it does not depend on how the batch is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from stillhouse import store
+from stillhouse.training.checkpoints import LAST, epoch_name, keep_best, load_weights, save_weights
+from stillhouse.training.distiller import Distiller
+from stillhouse.training.meters import Meters
+from stillhouse.training.optimizer import dskd_groups, dskd_schedule
+
+Evaluate = Callable[[Distiller, int], dict[str, float]]
+
+
+class DistillationTrainer(Trainer):
+    """Trains a `Distiller`.
+
+    Args:
+        distiller: student, method and teacher.
+        args: transformers' own arguments; `output_dir` is the run's folder.
+        tokenizer: saved beside the weights.
+        evaluate: gives the metrics of an evaluation from the distiller and the step, or None for no evaluation.
+        keep_best_of: how many epoch checkpoints are kept.
+        parity: optimizer groups and learning rates of the DSKD line.
+    """
+
+    loss_is_scaled_for_ga = True  # `compute_loss` divides by the count over the whole accumulation window
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        args: TrainingArguments,
+        tokenizer: PreTrainedTokenizerBase,
+        evaluate: Evaluate | None,
+        keep_best_of: int,
+        parity: bool,
+        **options: Any,
+    ) -> None:
+        super().__init__(model=distiller, args=args, **options)
+        self.distiller, self.tokenizer, self.run_folder = distiller, tokenizer, Path(str(args.output_dir))
+        self._evaluate_distiller, self._keep, self._parity = evaluate, keep_best_of, parity
+        self._meters, self._metrics = Meters(), {}
+        # Labels are already shifted, and their number over the window is handed to `compute_loss`.
+        self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
+        if distiller.teacher is not None:
+            distiller.teacher.to(args.device)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Sum over this micro-batch's scored tokens ÷ their number in the whole optimizer step, over all ranks."""
+        assert num_items_in_batch is not None and not return_outputs
+        loss, sums = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            labels=inputs["labels"],
+            scored_at=inputs["scored_at"],
+        )
+        self._meters.add(sums, inputs["scored_at"].shape[0], inputs["attention_mask"])
+        # DDP averages gradients over ranks; the count is already global, so the average is undone here.
+        return loss * (self.accelerator.num_processes / num_items_in_batch)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with the Trainer's groups, or with the DSKD line's in parity mode."""
+        if self._parity and self.optimizer is None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            groups = dskd_groups(self.distiller.named_parameters(), self.args.weight_decay)
+            self.optimizer = kind(groups, **options)
+        return super().create_optimizer(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of the arguments, or the DSKD line's cosine to 1e-7 in parity mode."""
+        if self._parity and self.lr_scheduler is None:
+            self.lr_scheduler = dskd_schedule(optimizer or self.optimizer, num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor | None:
+        """The global norm in fp64 on CPU: torch's fp32 sum over an embedding's millions is off by 1e-3 there."""
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        if self.accelerator.num_processes > 1 or not all(gradient.is_cpu for gradient in gradients):
+            return super()._clip_grad_norm(model)
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+        total = torch.linalg.vector_norm(torch.stack(norms))
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, total)
+        return total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means a scored token since the last training line to that line."""
+        if "loss" in logs:
+            logs.update(self._meters.read())
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
+        """Dev loss, and ROUGE-L of generated answers, of the student as it is now."""
+        assert self._evaluate_distiller is not None
+        with self._meters.paused():
+            self._metrics = self._evaluate_distiller(self.distiller, self.state.global_step)
+        self.log(dict(self._metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, self._metrics)
+        return self._metrics
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run, step = self.run_folder, self.state.global_step
+        name = epoch_name(round(self.state.epoch or 0.0) or 1, step, self._metrics)
+        with self._meters.paused():
+            keep_best(run, name, self.distiller, self.tokenizer, self._keep)
+            with store.write_folder(run / LAST) as folder:
+                save_weights(folder, self.distiller, self.tokenizer)
+                self._save_optimizer_and_scheduler(str(folder))
+                self._save_scaler(str(folder))
+                self._save_rng_state(str(folder))
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(Path(resume_from_checkpoint), self.distiller)

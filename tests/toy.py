@@ -1,0 +1,64 @@
+"""Small real things for tests: a byte-level BPE, model folders with weights, and rows of arithmetic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+WORDS = ("What is", "plus", "times", "The answer is", "### Instruction:\n", "\n\n### Response:\n", "please")
+
+
+def rows(count: int) -> list[dict[str, str]]:
+    """Instructions of different lengths, with their answers."""
+    made = []
+    for i in range(count):
+        a, b = i % 7, (3 * i) % 11
+        ask = f"What is {a} plus {b}" + ", please" * (i % 3)
+        made.append({"instruction": ask, "output": f"The answer is {a + b}" + "." * (i % 4)})
+    return made
+
+
+def write_rows(path: Path, count: int) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(count)))
+    return str(path)
+
+
+def tokenizer(entries: int = 300) -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=entries, special_tokens=["<eos>", "<pad>"], initial_alphabet=alphabet, show_progress=False
+    )
+    texts = [f"{row['instruction']} {row['output']}" for row in rows(50)]
+    bpe.train_from_iterator([*texts, *WORDS], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<pad>")
+
+
+def write_model(
+    folder: Path, seed: int, *, hidden: int = 16, layers: int = 1, padded: int = 0, entries: int = 300
+) -> str:
+    """A Llama-architecture model with random weights and the toy tokenizer, as a folder."""
+    made = tokenizer(entries)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(made) + padded,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=made.get_vocab()["<eos>"],
+        pad_token_id=made.get_vocab()["<pad>"],
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    made.save_pretrained(folder)
+    return str(folder)
