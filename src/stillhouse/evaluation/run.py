@@ -1,0 +1,201 @@
+"""`stillhouse evaluate`: data files x seeds, each answered once, and one table of scores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse import store
+from stillhouse.data import read_rows
+from stillhouse.data.encode import Limits
+from stillhouse.data.templates import build
+from stillhouse.data.tokenizer import load_tokenizer
+from stillhouse.evaluation.kept import Keeper, hash_of
+from stillhouse.evaluation.predictions import Evaluated, Prediction, Questions, predict, seeds_that_matter
+from stillhouse.mistakes import Mistake
+from stillhouse.rollout import Sampling
+from stillhouse.rollout.author import identify, load_author
+from stillhouse.store.records import MANIFEST
+
+if TYPE_CHECKING:
+    from stillhouse.recipe import EvaluateOptions
+
+SCORES = "scores.json"
+_COUNTS = ("empty", "unfinished", "clipped", "cut")
+_SPLITS = {"train", "valid", "validation", "dev", "eval", "test"}
+_CHOSEN = (
+    "model", "template", "limit", "max_length", "max_prompt_length", "bos", "max_new_tokens", "temperature", "top_p",
+    "no_repeat_ngram_size", "batch_size", "dtype",
+)  # fmt: skip
+
+
+def evaluate(options: EvaluateOptions) -> dict[str, Any]:
+    """Answer and score every row of every data file, once for each seed; keep predictions and scores; print a table.
+
+    Predictions that are there already, whole and made with the same, are not made again. Greedy answers
+    (`temperature` 0) are made for the first seed only.
+
+    Returns:
+        What `<out>/scores.json` holds: {model, settings, data: {name: {rows, rougeL: {mean, std, per_seed},
+        exact_match: {...}, empty, unfinished, clipped, cut}}}. Scores are in per cent; std is the sample standard
+        deviation over seeds, None for one seed; counts are summed over seeds, but rows and cut.
+
+    Raises:
+        Mistake: a file, a row, the model or an option is wrong, or there are predictions of other settings.
+    """
+    say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
+    out = _out(options)
+    sampling = Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        no_repeat_ngram_size=options.no_repeat_ngram_size,
+    )
+    seeds = seeds_that_matter(sampling, options.seeds)
+    if len(seeds) < len(options.seeds):
+        say(f"temperature 0: every seed gives the same answers, only {seeds[0]} is used")
+    tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
+    questions = _questions(options, tokenizer)
+    model_hash = identify(options.model, trust_remote_code=options.trust_remote_code)
+    answers = _Answers(options, sampling, tokenizer, model_hash, out, say)
+    report = {
+        "model": options.model,
+        "settings": {key: getattr(options, key) for key in _CHOSEN if key != "model"} | {"seeds": seeds},
+        "data": {
+            name: _entry(asked, Evaluated({seed: answers.of(name, asked, seed) for seed in seeds}))
+            for name, asked in questions.items()
+        },
+    }
+    store.write_json(out / SCORES, report)
+    print_table(report["data"])
+    say(f"predictions and scores are in {out}")
+    return report
+
+
+@dataclass
+class _Answers:
+    """A model's answers: those that are on disk, and new ones for the rest; the model is loaded for new ones only."""
+
+    options: EvaluateOptions
+    sampling: Sampling
+    tokenizer: PreTrainedTokenizerBase
+    model_hash: str
+    out: Path
+    say: Callable[[str], None]
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        options = self.options
+        return load_author(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
+
+    def of(self, name: str, questions: Questions, seed: int) -> list[Prediction]:
+        """The answers to the questions of data set `name`, drawn with `seed`."""
+        chosen = {key: getattr(self.options, key) for key in _CHOSEN}
+        found = {"model": self.model_hash, "data": hash_of(questions)}
+        keeper = Keeper(self.out / name / f"seed{seed}", chosen, found, self.options.overwrite)
+        predictions, why_not = keeper.read()
+        if predictions is not None:
+            return predictions
+        if why_not:
+            self.say(f"{why_not}: answered anew")
+        predictions = predict(
+            self.model,
+            self.tokenizer,
+            questions,
+            self.sampling,
+            seed=seed,
+            batch_size=self.options.batch_size,
+            description=f"{name}, seed {seed}",
+        )
+        keeper.write(predictions)
+        return predictions
+
+
+def _questions(options: EvaluateOptions, tokenizer: PreTrainedTokenizerBase) -> dict[str, Questions]:
+    """The questions of each data file, by its name; all files are read before anything is answered."""
+    limits = Limits(options.max_length, options.max_prompt_length, bos=options.bos)
+    template = build(options.template, tokenizer)
+    return {
+        name: Questions.of(read_rows(path, split="test", limit=options.limit), template, tokenizer, limits)
+        for name, path in _named(options.data).items()
+    }
+
+
+def _entry(questions: Questions, evaluated: Evaluated) -> dict[str, Any]:
+    """The entry of a data set in scores.json."""
+    per_seed = evaluated.per_seed
+    every = [prediction for predictions in evaluated.predictions.values() for prediction in predictions]
+    return {
+        "rows": len(questions.texts),
+        "rougeL": _spread({seed: scores.rouge_l for seed, scores in per_seed.items()}),
+        "exact_match": _spread({seed: scores.exact_match for seed, scores in per_seed.items()}),
+        "empty": sum(not prediction.prediction.strip() for prediction in every),
+        "unfinished": sum(not prediction.finished for prediction in every),
+        "clipped": sum(prediction.clipped for prediction in every),
+        "cut": questions.cut,
+    }
+
+
+def print_table(data: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print one line for each data set; without rules, colours and line breaks where nobody watches a terminal."""
+    watched = sys.stdout.isatty()
+    table = Table(box=SIMPLE_HEAD if watched else None, pad_edge=False)
+    table.add_column("data", no_wrap=True)
+    for title in ("rows", "ROUGE-L", "exact match", *_COUNTS):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, entry in data.items():
+        counts = (str(entry[key]) for key in _COUNTS)
+        table.add_row(name, str(entry["rows"]), _text(entry["rougeL"]), _text(entry["exact_match"]), *counts)
+    Console(width=None if watched else 500).print(table)
+
+
+def _text(spread: Mapping[str, Any]) -> str:
+    return f"{spread['mean']:.2f}" if spread["std"] is None else f"{spread['mean']:.2f} ± {spread['std']:.2f}"
+
+
+def _spread(per_seed: Mapping[int, float]) -> dict[str, Any]:
+    values = list(per_seed.values())
+    return {
+        "mean": fmean(values),
+        "std": stdev(values) if len(values) > 1 else None,
+        "per_seed": {str(seed): value for seed, value in per_seed.items()},
+    }
+
+
+def _named(data: Iterable[str]) -> dict[str, str]:
+    """Data files by the names that their scores go by."""
+    named: dict[str, str] = {}
+    for path in data:
+        name = data_name(path)
+        if name in named:
+            raise Mistake(
+                path, f"is called '{name}' as {named[name]} is", "evaluate them apart, each with its own --out"
+            )
+        named[name] = path
+    return named
+
+
+def data_name(path: str) -> str:
+    """The name of a data set: its file's, or its folder's where the file is named after a split (dolly/test.jsonl)."""
+    parts = Path(path).absolute()
+    return parts.parent.name if parts.stem in _SPLITS and parts.parent.name else parts.stem
+
+
+def _out(options: EvaluateOptions) -> Path:
+    """Beside a checkpoint, whose manifest knows all that belongs into it; else in the model's folder."""
+    if options.out is not None:
+        return Path(options.out)
+    folder = Path(options.model)
+    if not folder.is_dir():
+        raise Mistake("out", f"is not given, and '{options.model}' is not a folder", "write --out=a folder")
+    return (folder.parent if (folder / MANIFEST).is_file() else folder) / "evaluation"

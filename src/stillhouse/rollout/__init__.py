@@ -1,0 +1,18 @@
+"""Who writes the response: sampling from a model, and files of rows whose responses a model wrote."""
+
+from stillhouse.rollout.generate import Response, generate, respond
+from stillhouse.rollout.prompts import Prompts, encode_prompts, end_of_turn
+from stillhouse.rollout.sampling import Sampling
+from stillhouse.rollout.write import Written, write_responses
+
+__all__ = [
+    "Prompts",
+    "Response",
+    "Sampling",
+    "Written",
+    "encode_prompts",
+    "end_of_turn",
+    "generate",
+    "respond",
+    "write_responses",
+]

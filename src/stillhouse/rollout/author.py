@@ -1,0 +1,45 @@
+"""The model that writes: recognised, verified, loaded, and put where it runs fastest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from stillhouse import store
+from stillhouse.models import load_causal_lm, load_config, quiet_loading
+from stillhouse.store.digests import of_bytes, of_file
+from stillhouse.store.records import MANIFEST, dumps
+
+# What decides on a model's answers, of the files of its folder: weights, configuration, tokenizer, template, code.
+_DECISIVE = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
+
+
+def identify(model: str, *, trust_remote_code: bool = False) -> str:
+    """A short text that changes whenever the files of `model` do: a hash of them, or its commit on the Hub.
+
+    Raises:
+        Mistake: no such model, or a folder with a manifest that does not verify.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return str(load_config(model, trust_remote_code=trust_remote_code)._commit_hash)
+    if (folder / MANIFEST).is_file():
+        store.verify_folder(folder)
+        return of_file(folder / MANIFEST).xxh3
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _DECISIVE)
+    return of_bytes(dumps({file.name: of_file(file).xxh3 for file in files})).xxh3
+
+
+def load_author(model: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
+    """`model` in evaluation mode on the accelerator, or on the CPU where there is none; loading is quiet.
+
+    Raises:
+        Mistake: it does not load, or `dtype` is unknown.
+    """
+    quiet_loading()
+    loaded: Any = load_causal_lm(model, dtype=dtype, trust_remote_code=trust_remote_code)
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return loaded if device is None else loaded.to(device)

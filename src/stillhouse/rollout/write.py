@@ -1,0 +1,138 @@
+"""Rows whose responses a model wrote: what sequence-level distillation trains on (Kim and Rush, 2016)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillhouse import store
+from stillhouse.data import Row, read_rows
+from stillhouse.data.conversation import RESPONSE_KEYS
+from stillhouse.data.encode import Limits
+from stillhouse.data.templates import build
+from stillhouse.data.tokenizer import load_tokenizer
+from stillhouse.mistakes import Mistake
+from stillhouse.rollout.author import identify, load_author
+from stillhouse.rollout.generate import Response, respond
+from stillhouse.rollout.prompts import encode_prompts, end_of_turn
+from stillhouse.rollout.sampling import Sampling
+
+if TYPE_CHECKING:
+    from stillhouse.recipe import GenerateOptions
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of the prompts of a file.
+
+    Attributes:
+        rows: prompts that were answered.
+        empty: responses without a word, which were left out.
+        unfinished: responses broken off at their longest, which were kept.
+        clipped: responses that had fewer than `max_new_tokens` to go, since the model or `max_length` has no more room.
+        cut: prompts that lost tokens to `max_prompt_length`.
+    """
+
+    rows: int
+    empty: int
+    unfinished: int
+    clipped: int
+    cut: int
+
+    def lines(self) -> Iterator[str]:
+        """One sentence on each count that is not 0."""
+        yield f"{self.rows - self.empty} of {self.rows} rows answered"
+        if self.empty:
+            yield f"{self.empty} empty responses left out"
+        if self.unfinished:
+            yield f"{self.unfinished} responses kept that were broken off at their longest (max_new_tokens)"
+        if self.clipped:
+            yield f"{self.clipped} responses with less room than max_new_tokens (max_length, or the model's positions)"
+        if self.cut:
+            yield f"{self.cut} prompts cut to max_prompt_length"
+
+
+def write_responses(options: GenerateOptions) -> Written:
+    """Answer every row of `options.data` and write it, its response replaced, to `options.out` (JSON Lines).
+
+    Raises:
+        Mistake: the file is there already, a row has no prompt or no form in JSON, or no response has a word in it.
+    """
+    out = Path(options.out)
+    _check_out(out, overwrite=options.overwrite)
+    sampling = Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        no_repeat_ngram_size=options.no_repeat_ngram_size,
+    )
+    limits = Limits(options.max_length, options.max_prompt_length, bos=options.bos)
+    rows = read_rows(options.data, limit=options.limit)
+    for row in rows:
+        _check_json(row)
+    tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
+    template = build(options.template, tokenizer)
+    prompts = encode_prompts(rows, template, tokenizer, limits)
+    identify(options.model, trust_remote_code=options.trust_remote_code)  # refuses a folder that does not verify
+    responses = respond(
+        load_author(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code),
+        tokenizer,
+        prompts.input_ids,
+        sampling,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        description=f"answering {Path(options.data).name}",
+        max_length=limits.max_length,
+        stop=end_of_turn(template, tokenizer),
+    )
+    answered = [answered_row(row, said.text) for row, said in zip(rows, responses, strict=True) if said.text.strip()]
+    if not answered:
+        raise Mistake(
+            options.model, f"none of its {len(rows)} responses has a word in it", "is it trained on this template?"
+        )
+    store.write_jsonl(out, answered)
+    written = count(responses, prompts.cut)
+    print(f"{out}: {'; '.join(written.lines())}")
+    return written
+
+
+def count(responses: list[Response], cut: int) -> Written:
+    """What is worth saying of `responses`."""
+    return Written(
+        rows=len(responses),
+        empty=sum(not response.text.strip() for response in responses),
+        unfinished=sum(not response.finished for response in responses),
+        clipped=sum(response.clipped for response in responses),
+        cut=cut,
+    )
+
+
+def answered_row(row: Row, response: str) -> dict[str, Any]:
+    """The fields of `row`, its response replaced or, where it had none, added in its format's own place."""
+    fields = dict(row.fields)
+    if fields.get("messages") is not None:
+        messages = list(fields["messages"])
+        history = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        return {**fields, "messages": [*history, {"role": "assistant", "content": response}]}
+    there = next((key for key in RESPONSE_KEYS if fields.get(key) is not None), None)
+    return {**fields, there or ("output" if fields.get("instruction") is not None else "completion"): response}
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    if out.suffix != ".jsonl":
+        raise Mistake(f"out: {out}", "is not named .jsonl", f"write --out={out.with_suffix('.jsonl')}")
+    if out.is_dir():
+        raise Mistake(f"out: {out}", "is a folder", "give a file that ends in .jsonl")
+    if out.exists() and not overwrite:
+        raise Mistake(f"out: {out}", "exists already", "give another --out, or --overwrite=true to replace it")
+
+
+def _check_json(row: Row) -> None:
+    """Now, rather than when hours of writing are done."""
+    try:
+        json.dumps(dict(row.fields), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise Mistake(row.origin, f"cannot be written as JSON: {error}", "remove that field") from error
