@@ -1,0 +1,101 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stillhouse import store
+from stillhouse.demo.plan import METHODS, SETUPS, Layout, Scale, cells, tasks, write_data, write_recipes
+from stillhouse.recipe import check, parse
+
+SMALL = Scale(teacher_rows=500, labelled=20, unlabelled=60, noisy=40, held_out=30, development=10, vocabulary=400)
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory):
+    made = Layout(tmp_path_factory.mktemp("demo"))
+    write_data(made, SMALL)
+    write_recipes(made, SMALL, seeds=2)
+    return made
+
+
+def _questions(layout, name):
+    return [row["instruction"] for row in store.read_jsonl(layout.data(name))]
+
+
+def test_the_data_has_the_sizes_asked_for(layout):
+    sizes = {"teacher": 500, "labelled": 20, "unlabelled": 60, "noisy": 40, "held-out": 30, "development": 10}
+    assert {name: len(_questions(layout, name)) for name in sizes} == sizes
+
+
+def test_no_held_out_prompt_is_trained_on_and_no_prompt_comes_twice_where_it_must_not(layout):
+    held_out = set(_questions(layout, "held-out") + _questions(layout, "development"))
+    assert len(held_out) == 40
+    for name in ("teacher", "labelled", "unlabelled", "noisy"):
+        assert not held_out.intersection(_questions(layout, name))
+    assert len(set(_questions(layout, "labelled") + _questions(layout, "unlabelled"))) == 80
+    assert not any("output" in row for row in store.read_jsonl(layout.data("unlabelled")))
+
+
+def test_the_same_data_comes_out_each_time(layout, tmp_path):
+    again = Layout(tmp_path)
+    write_data(again, SMALL)
+    for name in ("teacher", "noisy", "held-out"):
+        assert layout.data(name).read_bytes() == again.data(name).read_bytes()
+    assert (layout.model("student") / "tokenizer.json").read_bytes() == (
+        again.model("student") / "tokenizer.json"
+    ).read_bytes()
+
+
+def test_every_recipe_is_one_that_the_command_takes(layout):
+    for setup, method, seed in cells(2):
+        verb = "distill" if method in setup.settings else "sft"
+        recipe = parse(verb, [str(layout.recipe(setup.name, method, f"seed{seed}"))])
+        assert recipe.folder == layout.run(setup, method, seed)
+        assert recipe.method["name"] == method and recipe.seed == seed
+        assert recipe.data.train == str(layout.data(setup.train[method]))
+    teacher = parse("sft", [str(layout.recipe("teacher"))])
+    check(teacher)
+    assert teacher.folder == layout.teacher_run
+
+
+def test_methods_of_a_setup_differ_in_nothing_but_method_text_and_teacher(layout):
+    for setup in SETUPS:
+        recipes = [yaml.safe_load(layout.recipe(setup.name, method, "seed1").read_text()) for method in METHODS]
+        for recipe in recipes:
+            del recipe["method"], recipe["data"]["train"]
+            recipe.pop("teacher", None)
+        assert all(recipe == recipes[0] for recipe in recipes)
+
+
+def test_a_task_needs_what_its_command_lines_read(layout):
+    planned = {task.name: task for task in tasks(layout, 2)}
+    assert len(planned) == 3 + 2 * len(SETUPS) * len(METHODS)
+    reads = {
+        "teacher": str(layout.teacher),
+        "labelled-answered": "labelled-answered.jsonl",
+        "noisy-answered": "noisy-answered.jsonl",
+    }
+    for task in list(planned.values())[3:]:
+        recipe = store.read_text(Path(task.commands[0][1]))
+        assert set(task.needs) == {name for name, sign in reads.items() if sign in recipe}
+    for name in reads:
+        needs = planned[name].needs
+        assert needs == (() if name == "teacher" else ("teacher",))
+
+
+def test_joined_answers_are_the_labels_and_then_what_the_teacher_wrote(layout):
+    rows = [{"instruction": "q", "input": "", "output": "a"}]
+    store.write_jsonl(layout.data("unlabelled-answered"), rows)
+    (joining,) = [task.after for task in tasks(layout, 1) if task.after is not None]
+    joining()
+    assert store.read_jsonl(layout.data("labelled-answered")) == store.read_jsonl(layout.data("labelled")) + rows
+
+
+def test_the_share_of_wrong_labels_is_the_scales(tmp_path):
+    clean, noisy = Layout(tmp_path / "clean"), Layout(tmp_path / "noisy")
+    write_data(clean, replace(SMALL, wrong_share=0.0))
+    write_data(noisy, replace(SMALL, wrong_share=1.0))
+    right = {row["instruction"]: row["output"] for row in store.read_jsonl(clean.data("teacher"))}
+    shared = [row for row in store.read_jsonl(noisy.data("noisy")) if row["instruction"] in right]
+    assert shared and all(row["output"] != right[row["instruction"]] for row in shared)
