@@ -1,0 +1,43 @@
+# What a newcomer and CI run. Needs Python 3.11+ and make; everything else goes into .venv, once.
+PYTHON = python3
+WORKERS = 2
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
+# One thread a process: the workers already fill the cores. A file stays on one worker, with what its fixtures built.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+
+.PHONY: demo test test-fast lint types format
+
+demo: .venv/installed
+	@$(BIN)/stillhouse demo
+
+test: .venv/installed-dev
+	@$(PYTEST)
+
+test-fast: .venv/installed-dev
+	@$(PYTEST) -m "not slow"
+
+lint: .venv/installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: .venv/installed-dev
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+.venv/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "stillhouse needs Python 3.11 or newer; there is no '$(PYTHON)' here: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("stillhouse needs Python 3.11 or newer and %s is %d.%d: make PYTHON=python3.11 or a newer one" % (sys.executable, sys.version_info[0], sys.version_info[1]))'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/pip
+	$(INSTALL) .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/pip
+	$(INSTALL) '.[dev]'
+	@touch .venv/installed $@
