@@ -1,4 +1,4 @@
-"""Adaptive KL without a sort: the same head as by a full sort, ties, ends and wide heads included."""
+"""Adaptive KL's head: the same as by a stable sort with ids, ties, ends and wide heads included."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from tests.data.small import CHATML, FORGETFUL, LLAMA2
 
 NAMES = ["gpt2-base", "Qwen1.5-1.8B", "llama2-7b-hf", "mistral-7b-v0.1", "tinyllama-1.1b-3T"]
 FRONT = {"gpt2-base": [], "Qwen1.5-1.8B": [], "llama2-7b-hf": [1], "mistral-7b-v0.1": [1], "tinyllama-1.1b-3T": [1]}
-# Llama-2's without a chat template of its own get it from here; Qwen1.5 brings ChatML.
 LIMITS = Limits(128, 64)
 
 
@@ -80,6 +79,7 @@ def test_every_row_keeps_its_response_its_marker_and_its_place_in_the_counts(
     assert census.scored_tokens == dataset.scored.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "chat_template"),
     [
@@ -118,6 +118,7 @@ def said(tokenizer: PreTrainedTokenizerBase, chat: Example, ids: np.ndarray, sco
     return [str(tokenizer.decode(run)).strip() for run in runs]
 
 
+@pytest.mark.slow
 def test_each_is_the_same_as_itself_alone(shared: Path):
     tokenizers = {name: tokenizer_in(shared / "tokenizers" / name) for name in NAMES}
     same = {(a, b) for a in NAMES for b in NAMES if a < b and same_vocabulary(tokenizers[a], tokenizers[b]) is None}

@@ -62,16 +62,6 @@ def test_the_svg_is_whole_takes_the_pages_ink_and_asks_for_nothing(section):
     assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)', drawing))
 
 
-def test_ids_of_two_pictures_on_a_page_do_not_meet(section):
-    figures = [learning_curves(section), score_picture([section], "held-out", "exact_match", "%")]
-    clips = [
-        set(re.findall(r'clipPath id="([^"]*)', svg(figure, name)))
-        for figure, name in zip(figures, "ab", strict=True)
-        if figure
-    ]
-    assert clips[0] and clips[1] and not clips[0] & clips[1]
-
-
 def test_the_score_picture_shows_every_run_and_the_mean(section):
     panel = score_picture([section], "held-out", "exact_match", "%").axes[0]
     dots = [line.get_xdata().tolist() for line in panel.get_lines() if line.get_marker() == "o"]

@@ -13,7 +13,7 @@ import pytest
 
 from stillhouse.store import syscalls
 
-CALLS = ("create", "write", "truncate", "fsync", "rename", "make_folder", "unlink", "remove_empty")
+CALLS = ("create", "open_log", "write", "truncate", "fsync", "rename", "make_folder", "unlink", "remove_empty")
 
 
 class Death(BaseException):

@@ -305,6 +305,27 @@ def test_the_names_inside_a_folder_reach_the_disk_before_its_own(tmp_path: Path)
     assert names[-2:] == ["rename", "fsync folder"]
 
 
+def test_the_name_of_a_new_log_reaches_the_disk(tmp_path: Path):
+    for names in (["open_log", "write", "fsync", "fsync folder"], ["open_log", "write", "fsync"]):
+        with faults_below(tmp_path) as faults:
+            append(tmp_path, faults)
+        assert [name for name, _ in faults.trace] == names
+
+
+def test_a_line_that_fits_only_by_half_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    old_log(tmp_path)
+    real = syscalls.write
+    disk = iter([lambda descriptor, data: real(descriptor, data[:5]), full_disk])
+    monkeypatch.setattr(syscalls, "write", lambda *arguments: next(disk)(*arguments))
+    with pytest.raises(Mistake, match="No space left on device"):
+        store.append_line(tmp_path / "log", "three")
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+
+
+def full_disk(descriptor: int, data: memoryview) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_every_call_that_changes_a_disk_has_its_fault():
     own = {name for name, value in vars(syscalls).items() if getattr(value, "__module__", "") == syscalls.__name__}
     assert own == set(CALLS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,9 @@ def test_a_run_leaves_the_folder_that_users_know(world: Path, tmp_path: Path) ->
     assert parse("distill", ["--config", str(folder / "recipe.yaml")]).as_dict() == made.as_dict()
     with pytest.raises(Mistake, match=r"holds a finished run; give another --name, or --overwrite=true"):
         run(made)
+    anew = run(dataclasses.replace(made, overwrite=True, evaluation=dataclasses.replace(made.evaluation, keep_best=9)))
+    assert anew == folder
+    assert len(list(folder.glob("epoch*"))) == 2
 
 
 @pytest.mark.parametrize("method", ["sft", "forward_kl", "adaptive_kl"])
@@ -134,7 +138,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(world: Path, tmp_path: Path, m
     with pytest.raises(Mistake, match=r"training.learning_rate: is 0.02 here, but 0.01 in the interrupted run in"):
         run(recipe(world, tmp_path / "cut", *options, "--training.learning_rate=0.02"))
     monkeypatch.setattr(DistillationTrainer, "training_step", step)
-    again = run(recipe(world, tmp_path / "cut", *options))
+    again = run(recipe(world, tmp_path / "cut", *options, "--overwrite=true"))  # replaces no interrupted run of its own
+    assert "going on from" in (again / "train.log").read_text()
     ours, theirs = weights(again / "last"), weights(whole / "last")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     times = {"tokens_per_second"}

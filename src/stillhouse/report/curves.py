@@ -101,7 +101,7 @@ def score_picture(sections: Sequence[Section], data: str, metric: str, label: st
 def curve(group: Group, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Steps, mean and standard deviation (0 for one run) of `key` at the steps that every run of the group has."""
     series = [_series([*run.training, *run.evaluation], key) for run in group.runs]
-    steps = sorted(set(series[0]).union(*series[1:])) if series else []
+    steps = sorted(set(series[0]).intersection(*series[1:])) if series else []
     if not steps:
         return None
     values = np.array([[one[step] for step in steps] for one in series])  # [runs, steps]
@@ -114,8 +114,6 @@ def svg(figure: Figure, alt: str) -> Markup:
     out = io.BytesIO()
     with _look(), warnings.catch_warnings():
         _allow_missing_glyphs()
-        # Ids of clips and markers must not meet those of another figure on the page.
-        mpl.rcParams["svg.hashsalt"] = alt
         nothing = dict.fromkeys(("Date", "Creator", "Type", "Format"))
         figure.savefig(out, format="svg", transparent=True, metadata=nothing)
     drawing = out.getvalue().decode()
@@ -193,7 +191,7 @@ def _label(group: Group) -> str:
 @contextmanager
 def _look() -> Iterator[None]:
     settings: dict[Any, Any] = {
-        "svg.fonttype": "path", "text.parse_math": False, "text.usetex": False, "font.family": ["DejaVu Sans"],
+        "svg.fonttype": "path", "svg.hashsalt": "stillhouse", "text.parse_math": False, "text.usetex": False, "font.family": ["DejaVu Sans"],
         "font.size": 8.5, "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left",
         "axes.titlepad": 7, "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8.5,
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "axes.titlecolor": INK, "xtick.color": INK,

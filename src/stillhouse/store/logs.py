@@ -34,7 +34,7 @@ def append_line(path: str | os.PathLike[str], text: str) -> None:
     with durable.naming(path):
         durable.make_folders(path.parent)
         is_new = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        descriptor = syscalls.open_log(path)
         try:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX)

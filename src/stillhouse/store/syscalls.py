@@ -15,6 +15,11 @@ def create(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
 
+def open_log(path: Path) -> int:
+    """Open a file, made where it is not there, for reading and for writing at its end."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+
+
 def write(descriptor: int, data: memoryview) -> int:
     """Write some of `data`, and say how many bytes."""
     return os.write(descriptor, data)

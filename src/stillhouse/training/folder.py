@@ -32,40 +32,45 @@ class RunFolder:
         """Make the folder, or take up the interrupted run in it.
 
         Raises:
-            Mistake: it holds a finished run, or an interrupted one of another recipe.
+            Mistake: it holds a finished run, or an interrupted one of another recipe, and `overwrite` is not set.
         """
         path = recipe.folder
-        if recipe.overwrite and path.exists():
+        wrong = _why_not(path, recipe)
+        if wrong is not None:
+            if not recipe.overwrite:
+                raise wrong
             store.remove_folder(path)
-        if (path / FINISHED).exists():
-            raise Mistake(str(path), "holds a finished run", "give another --name, or --overwrite=true to replace it")
-        if (path / RECIPE).exists():
-            _refuse_changes(path, recipe)
         path.mkdir(parents=True, exist_ok=True)
         store.write_text(path / RECIPE, dump(recipe.as_dict()))
-        try:
-            return cls(path, store.find_folder(path / LAST))
-        except store.Absent:
-            return cls(path, None)
+        return cls(path, _last(path))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished; from now on it is not overwritten unless told."""
         store.write_json(self.path / FINISHED, summary)
 
 
-def _refuse_changes(path: Path, recipe: Recipe) -> None:
+def _last(path: Path) -> Path | None:
+    try:
+        return store.find_folder(path / LAST)
+    except store.Absent:
+        return None
+
+
+def _why_not(path: Path, recipe: Recipe) -> Mistake | None:
+    """What stands against training `recipe` in `path`; an interrupted run of the same recipe does not."""
+    if (path / FINISHED).exists():
+        return Mistake(str(path), "holds a finished run", "give another --name, or --overwrite=true to replace it")
+    if _last(path) is None:
+        return None
     store.verify_file(path / RECIPE)
-    before = _flat(read_document(str(path / RECIPE)).nested())
-    now = _flat(recipe.as_dict())
+    before, now = _flat(read_document(str(path / RECIPE)).nested()), _flat(recipe.as_dict())
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     changed = [key for key in changed if key != "overwrite"]
-    if changed:
-        key = changed[0]
-        raise Mistake(
-            key,
-            f"is {now.get(key)} here, but {before.get(key)} in the interrupted run in {path}",
-            "give another --name, or --overwrite=true",
-        )
+    if not changed:
+        return None
+    key = changed[0]
+    wrong = f"is {now.get(key)} here, but {before.get(key)} in the interrupted run in {path}"
+    return Mistake(key, wrong, "give another --name, or --overwrite=true")
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -49,11 +49,13 @@ def run(recipe: Recipe) -> Path:
         Mistake: anything that the user can mend, before any weights load where it can be known by then.
     """
     quiet_loading()
-    tokenizer = tokenizer_of(recipe)
+    tokenizer, remarks = tokenizer_of(recipe)
     check_models(recipe, tokenizer)
     folder = RunFolder.open(recipe)
     handlers = open_log(folder.path)
     try:
+        for remark in remarks:
+            logger.info(remark)
         return _run(recipe, folder, tokenizer)
     finally:
         close_log(handlers)

@@ -14,14 +14,15 @@ from stillhouse.models import load_config, longest_input
 from stillhouse.recipe import Recipe
 
 
-def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
-    """The student's tokenizer, which must be the teacher's as well.
+def tokenizer_of(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    """The student's tokenizer, which must give the teacher's ids as well, and remarks for the log.
 
     Raises:
         Mistake: no tokenizer, or the two models' tokenizers differ.
     """
     student = recipe.student
     tokenizer = load_tokenizer(student.tokenizer or student.model, trust_remote_code=student.trust_remote_code)
+    remarks = []
     if recipe.teacher is not None:
         theirs = load_tokenizer(recipe.teacher.model, trust_remote_code=recipe.teacher.trust_remote_code)
         difference = same_vocabulary(tokenizer, theirs)
@@ -31,7 +32,12 @@ def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
                 f"its tokenizer is not the student's ({difference}), and {recipe.method['name']} needs the same one",
                 "use seqkd on text that the teacher writes (stillhouse generate)",
             )
-    return tokenizer
+        if tokenizer.eos_token_id != theirs.eos_token_id:
+            remarks.append(
+                f"a text ends with {tokenizer.eos_token} for the student and {theirs.eos_token} for the teacher; "
+                "responses end with the student's"
+            )
+    return tokenizer, remarks
 
 
 def check_models(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
