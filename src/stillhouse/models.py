@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
@@ -71,8 +73,8 @@ def load_causal_lm(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=DTYPES.get(dtype, "auto"), use_safetensors=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError) as error:
-        raise Mistake(path, f"this model does not load: {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise Mistake(path, f"this model does not load: {error}", "is the folder whole?") from error
     model, report = loaded
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
@@ -88,21 +90,46 @@ def backbone(model: PreTrainedModel) -> torch.nn.Module:
     return body
 
 
-def last_hidden(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None = None
-) -> Tensor:
-    """The last hidden state, the input of the LM head, at every position.
+def last_hidden(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The last hidden state, the input of the LM head, at every position; 0 or anything on padding.
+
+    On a CPU rows of unlike lengths are run in groups, which spares the work on padding and changes nothing else. An
+    accelerator gets the whole batch: there a launch costs more than padding, and lengths would have to be waited for.
 
     Args:
-        input_ids: [B, L]
+        input_ids: [B, L], padded on the right.
         attention_mask: [B, L], 1 on real tokens.
 
     Returns:
         [B, L, d]
     """
-    positions = {} if position_ids is None else {"position_ids": position_ids}
-    output = backbone(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **positions)
-    return output.last_hidden_state  # [B, L, d]
+    body, (_, longest) = backbone(model), input_ids.shape
+    lengths = attention_mask.sum(1).tolist() if input_ids.is_cpu else []
+    groups = like_lengths(lengths)
+    if len(groups) <= 1:
+        return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state  # [B, L, d]
+    parts = []
+    for rows in groups:
+        length = max(lengths[row] for row in rows)
+        inputs = {"input_ids": input_ids[rows, :length], "attention_mask": attention_mask[rows, :length]}
+        hidden = body(**inputs, use_cache=False).last_hidden_state  # [b, length, d]
+        parts.append(torch.nn.functional.pad(hidden, (0, 0, 0, longest - length)))  # [b, L, d]
+    order = torch.tensor([row for rows in groups for row in rows])
+    return torch.cat(parts)[order.argsort()]  # [B, L, d]
+
+
+def like_lengths(lengths: Sequence[int], cost: int = 256) -> list[list[int]]:
+    """Indices of rows in groups of like length, where a further group spares at least `cost` padded positions."""
+    rows = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+
+    def split(start: int, stop: int) -> list[list[int]]:
+        spared = [(lengths[rows[start]] - lengths[rows[cut]]) * (stop - cut) for cut in range(start + 1, stop)]
+        if not spared or max(spared) < cost:
+            return [rows[start:stop]]
+        cut = start + 1 + spared.index(max(spared))
+        return split(start, cut) + split(cut, stop)
+
+    return split(0, len(rows)) if rows else []
 
 
 def quiet_loading() -> None:
