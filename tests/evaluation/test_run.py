@@ -21,7 +21,7 @@ from stillhouse.mistakes import Mistake
 from stillhouse.models import load_causal_lm
 from stillhouse.recipe import EvaluateOptions
 from stillhouse.rollout import Sampling
-from tests.rollout.small import save_model
+from tests.rollout.small import chat_tokenizer, save_model
 
 ROWS: list[dict[str, Any]] = [
     {"instruction": "add", "input": "1 2", "output": "a"},
@@ -209,6 +209,18 @@ def test_cut_prompts_and_clipped_answers_are_counted(saved, tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", [{"instruction": "a" * 80, "output": "x"}, ROWS[0]])
     entry = evaluate(options(saved, data, max_prompt_length=60, max_length=62))["data"]["rows"]
     assert (entry["cut"], entry["clipped"]) == (1, 3)
+
+
+def test_limit_takes_the_first_rows(saved, data, tmp_path):
+    assert evaluate(options(saved, data, limit=2, seeds=[10]))["data"]["rows"]["rows"] == 2
+    lines = store.read_jsonl(tmp_path / "out" / "rows" / "seed10" / "predictions.jsonl")
+    assert [line["references"] for line in lines] == [["a"], ["b", "a b"]]
+
+
+def test_a_chat_model_stops_at_the_end_of_its_turn(data, tmp_path):
+    model = save_model(tmp_path / "model", tokenizer=chat_tokenizer(), writes=["a", "<|im_end|>"])
+    entry = evaluate(options(model, data, template="chat", max_new_tokens=60))["data"]["rows"]
+    assert entry["unfinished"] == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import (
 
 END = "<|end|>"
 VOCABULARY = 257
+WORDS = ("a", "b", " ", END)
 
 
 def character_tokenizer(**special: Any) -> PreTrainedTokenizerFast:
@@ -67,15 +69,17 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_model(folder: Path, seed: int = 0) -> Path:
-    """A folder with a tokenizer and a model that writes words of a and b; prompts of up to 256 tokens fit."""
-    tokenizer = character_tokenizer()
-    model = tiny_gpt2(seed, n_positions=256, tie_word_embeddings=False)
+def save_model(
+    folder: Path, seed: int = 0, tokenizer: PreTrainedTokenizerFast | None = None, writes: Sequence[str] = WORDS
+) -> Path:
+    """A folder with a tokenizer and a model that writes `writes` only; prompts of up to 256 tokens fit."""
+    tokenizer = tokenizer or character_tokenizer()
+    model = tiny_gpt2(seed, n_positions=256, tie_word_embeddings=False, vocab_size=len(tokenizer))
     parts = dict(model.named_parameters())
     with torch.no_grad():
         parts["transformer.ln_f.bias"][0] = 10
         parts["lm_head.weight"][:, 0] = -1
-        parts["lm_head.weight"][tokenizer.convert_tokens_to_ids(["a", "b", " ", END]), 0] = 1
+        parts["lm_head.weight"][tokenizer.convert_tokens_to_ids(list(writes)), 0] = 1
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -18,7 +18,7 @@ from stillhouse.recipe import GenerateOptions
 from stillhouse.rollout import Sampling, Written, generate, write_responses
 from stillhouse.rollout.generate import Response
 from stillhouse.rollout.write import answered_row, count
-from tests.rollout.small import save_model
+from tests.rollout.small import chat_tokenizer, save_model
 
 ROWS: list[dict[str, Any]] = [
     {"instruction": "add", "input": "1 2", "output": "3", "note": "kept"},
@@ -91,6 +91,15 @@ def test_max_length_and_prompt_length_are_counted_and_said(model, tmp_path, caps
     said = capsys.readouterr().out
     assert "1 prompts cut to max_prompt_length" in said
     assert "1 responses with less room than max_new_tokens" in said
+
+
+def test_a_chat_model_stops_at_the_end_of_its_turn(tmp_path):
+    model = save_model(tmp_path / "model", tokenizer=chat_tokenizer(), writes=["a", "<|im_end|>"])
+    asked = options(model, tmp_path, ROWS[:1] * 9, template="chat", max_new_tokens=30)
+    written = write_responses(asked)
+    texts = [row["output"] for row in store.read_jsonl(asked.out)]
+    assert written.unfinished == 0
+    assert all(set(text) == {"a"} for text in texts)
 
 
 def test_limit(model, tmp_path):

@@ -17,6 +17,7 @@ from stillhouse import store
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe import Recipe, parse
 from stillhouse.training import run
+from stillhouse.training.distiller import Distiller
 from stillhouse.training.trainer import DistillationTrainer
 from tests import toy
 
@@ -110,6 +111,27 @@ def test_no_split_of_the_batch_changes_the_weights(world: Path, tmp_path: Path, 
         assert losses == pytest.approx(ends[0][1], rel=1e-6)
         for name, value in ours.items():
             torch.testing.assert_close(value, ends[0][0][name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["bf16", "activation_checkpointing"])
+def test_precision_and_recomputation_change_little_or_nothing(
+    world: Path, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recomputing = []
+    enable = Distiller.activation_checkpointing_enable
+
+    def noted(self: Distiller, **options: Any) -> None:
+        enable(self, **options)
+        recomputing.append(self.student.is_activation_checkpointing)
+
+    monkeypatch.setattr(Distiller, "activation_checkpointing_enable", noted)
+    plain = metrics(run(recipe(world, tmp_path / "plain", "--training.max_steps=3")))
+    lines = metrics(run(recipe(world, tmp_path / "changed", "--training.max_steps=3", f"--training.{option}=true")))
+    assert recomputing == ([True] if option == "activation_checkpointing" else [])
+    tolerance = 2e-2 if option == "bf16" else 1e-6
+    for ours, theirs in zip(lines[:3], plain[:3], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=tolerance)
+        assert option != "bf16" or ours["loss"] != theirs["loss"]
 
 
 class Killed(BaseException):
