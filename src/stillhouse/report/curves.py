@@ -192,8 +192,8 @@ def _label(group: Group) -> str:
 def _look() -> Iterator[None]:
     settings: dict[Any, Any] = {
         "svg.fonttype": "path", "svg.hashsalt": "stillhouse", "text.parse_math": False, "text.usetex": False,
-        "font.family": ["DejaVu Sans"], "font.size": 8.5, "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left",
-        "axes.titlepad": 7, "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8.5,
+        "font.family": ["DejaVu Sans"], "font.size": 8.5, "axes.titlesize": 9, "axes.titleweight": "bold",
+        "axes.titlelocation": "left", "axes.titlepad": 7, "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8.5,
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "axes.titlecolor": INK, "xtick.color": INK,
         "ytick.color": INK, "axes.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False,
         "axes.grid": True, "grid.color": INK, "grid.alpha": 0.14, "grid.linewidth": 0.6, "axes.axisbelow": True,
