@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 LONGEST_LINE = 200
+LONGEST_PLACE = 60
 
 
 class Mistake(Exception):
@@ -19,9 +20,15 @@ class Mistake(Exception):
         super().__init__(where, wrong, mend)
 
     def __str__(self) -> str:
-        parts = (self.where, self.wrong) if self.where else (self.wrong,)
+        line = self._line(self.where)
+        if len(line) > LONGEST_LINE and len(self.where) > LONGEST_PLACE:
+            line = self._line(f"...{self.where[3 - LONGEST_PLACE :]}")  # the end of a long path says more
+        return shorten(line, LONGEST_LINE)
+
+    def _line(self, where: str) -> str:
+        parts = (where, self.wrong) if where else (self.wrong,)
         line = ": ".join(parts) + (f"; {self.mend}" if self.mend else "")
-        return shorten(" ".join(line.split()), LONGEST_LINE)
+        return " ".join(line.split())
 
 
 def shorten(text: str, limit: int) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
-from stillhouse.mistakes import Mistake
+from stillhouse.mistakes import Mistake, shorten
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,7 +28,7 @@ def load_config(path: str, *, overrides: dict[str, Any] | None = None, trust_rem
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         mend = "give a folder with config.json or a Hub name"
-        raise Mistake(path, f"no model configuration: {error}", mend) from error
+        raise Mistake(path, f"no model configuration: {shorten(str(error), 80)}", mend) from error
     for key, value in (overrides or {}).items():
         if not hasattr(config, key):
             raise Mistake(f"{path}: config.{key}", f"{type(config).__name__} has no such key", "see its config.json")
@@ -74,7 +74,7 @@ def load_causal_lm(
             path, dtype=DTYPES.get(dtype, "auto"), use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise Mistake(path, f"this model does not load: {error}", "is the folder whole?") from error
+        raise Mistake(path, f"this model does not load: {shorten(str(error), 80)}", "is the folder whole?") from error
     model, report = loaded
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import xxhash
 
-from stillhouse.mistakes import Mistake, shorten
+from stillhouse.mistakes import Mistake
 
 BLOCK = 1 << 18  # bytes; stays in the processor's cache between reading and hashing
-SHOWN_PATH = 72  # characters; leaves room for two hashes and the mend in one line of 200
 
 
 class Absent(Mistake):
@@ -26,7 +25,7 @@ class Corrupt(Mistake):
     """A file is not what was written: other bytes, missing, or one too many."""
 
     def __init__(self, path: Path, wrong: str) -> None:
-        super().__init__(shorten(str(path), SHOWN_PATH), f"corrupt: {wrong}", "delete it and make it again")
+        super().__init__(str(path), f"corrupt: {wrong}", "delete it and make it again")
 
 
 class Digest(NamedTuple):
