@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="../shared/tokenizers/gpt2-base")
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--max_length", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=4, help="each on other rows; the first of each side is a warm-up")
+    parser.add_argument("--steps", type=int, default=6, help="each on other rows; the first of each side is a warm-up")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -8,7 +8,7 @@ import pytest
 from stillhouse.demo import skills
 
 MANY = 4_000
-FROZEN = {"instruction": "Quick question: Is 41 odd or even?", "input": "", "output": "The number 41 is odd."}
+FROZEN = {"instruction": "Question: Is 41 odd or even?", "input": "", "output": "The number 41 is odd."}
 
 
 def _rows(seed: str, **options):

@@ -15,6 +15,7 @@ from stillhouse.demo.plan import HELD_OUT, METHODS, SETUPS, Layout, Scale, Setup
 from stillhouse.report import Group, Run, Section, Spread
 
 METRIC = "exact_match"
+CURVES = ("accuracy", "agreement", "eval_loss")
 SCORES_LABEL = f"exact match on {HELD_OUT} prompts, %"
 
 
@@ -59,7 +60,7 @@ def print_table(sections: Sequence[Section], console: Console) -> None:
 
 
 def write_report(layout: Layout, scale: Scale, sections: Sequence[Section], seeds: int) -> Path:
-    """report.html with tables, pictures and examples, and the picture of the scores as scores.png beside it."""
+    """report.html with tables, pictures and examples; beside it scores.png, and curves.png of the second set-up."""
     blocks = [report.paragraphs(*_lead(scale, seeds))]
     picture = report.score_picture(sections, HELD_OUT, METRIC, SCORES_LABEL)
     caption = "A dot is a run, a stroke the mean over the seeds, a bar one standard deviation to either side."
@@ -70,6 +71,9 @@ def write_report(layout: Layout, scale: Scale, sections: Sequence[Section], seed
     path = layout.root / "report.html"
     store.write_text(path, report.page("Stillhouse: ten small skills, distilled", blocks))
     report.write_png(report.score_picture(sections, HELD_OUT, METRIC, SCORES_LABEL), layout.root / "scores.png")
+    curves = report.learning_curves(sections[-1], [q for q in report.QUANTITIES if q.key in CURVES])
+    if curves is not None:
+        report.write_png(curves, layout.root / "curves.png")
     return path
 
 

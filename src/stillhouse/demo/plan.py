@@ -34,7 +34,7 @@ class Scale:
     wrong_share: float = 0.3
     held_out: int = 400
     development: int = 100
-    student_steps: int = 500
+    student_steps: int = 400
     vocabulary: int = 700
 
 
@@ -135,7 +135,7 @@ def write_recipes(layout: Layout, scale: Scale, seeds: int) -> None:
     _write(layout.recipe("teacher"), {**teacher, "name": "teacher", "output": str(layout.root)})
     for setup, method, seed in cells(seeds):
         settings = {"name": method, **setup.settings.get(method, {})}
-        recipe = _recipe(layout, "student", setup.train[method], settings, seed, scale.student_steps, 32, 5e-3)
+        recipe = _recipe(layout, "student", setup.train[method], settings, seed, scale.student_steps, 32, 8e-3)
         teacher = {"teacher": {"model": str(layout.teacher)}} if needs_teacher(setup, method) else {}
         recipe = {**recipe, **teacher, "name": f"seed{seed}", "output": str(layout.root / setup.name)}
         _write(layout.recipe(setup.name, method, f"seed{seed}"), recipe)

@@ -14,7 +14,7 @@ from random import Random
 
 HELD_OUT_PERCENT = 10
 
-PREFIXES = ("", "Please: ", "Hello! ", "Quick question: ", "Can you help? ", "Tell me: ", "Thanks in advance. ")
+PREFIXES = ("", "Please: ", "Hello! ", "Question: ", "Tell me: ", "Kindly: ", "Thanks! ")
 
 WORDS = (
     "apple", "bread", "brick", "cloud", "crown", "dance", "dream", "eagle", "field", "flame", "garden", "grape", "hat",
@@ -68,8 +68,8 @@ def product(random: Random) -> Fact:
 
 
 def word_count(random: Random) -> Fact:
-    """The number of words in a list of two to seven."""
-    words = random.sample(WORDS, random.randint(2, 7))
+    """The number of words in a list of two to five."""
+    words = random.sample(WORDS, random.randint(2, 5))
     listed = ", ".join(words)
     wordings = (f"How many words are in this list: {listed}?", f"Count these words: {listed}.")
     return Fact(wordings, "There are {} words in the list.", str(len(words)))
