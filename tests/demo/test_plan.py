@@ -8,7 +8,7 @@ from stillhouse import store
 from stillhouse.demo.plan import METHODS, SETUPS, Layout, Scale, cells, tasks, write_data, write_recipes
 from stillhouse.recipe import check, parse
 
-SMALL = Scale(teacher_rows=500, labelled=20, unlabelled=60, noisy=40, held_out=30, development=10, vocabulary=400)
+SMALL = Scale(teacher_rows=500, labelled=200, unlabelled=400, noisy=40, held_out=30, development=10, vocabulary=400)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def _questions(layout, name):
 
 
 def test_the_data_has_the_sizes_asked_for(layout):
-    sizes = {"teacher": 500, "labelled": 20, "unlabelled": 60, "noisy": 40, "held-out": 30, "development": 10}
+    sizes = {"teacher": 500, "labelled": 200, "unlabelled": 400, "noisy": 40, "held-out": 30, "development": 10}
     assert {name: len(_questions(layout, name)) for name in sizes} == sizes
 
 
@@ -33,7 +33,7 @@ def test_no_held_out_prompt_is_trained_on_and_no_prompt_comes_twice_where_it_mus
     assert len(held_out) == 40
     for name in ("teacher", "labelled", "unlabelled", "noisy"):
         assert not held_out.intersection(_questions(layout, name))
-    assert len(set(_questions(layout, "labelled") + _questions(layout, "unlabelled"))) == 80
+    assert len(set(_questions(layout, "labelled") + _questions(layout, "unlabelled"))) == 600
     assert not any("output" in row for row in store.read_jsonl(layout.data("unlabelled")))
 
 
