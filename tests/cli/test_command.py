@@ -85,12 +85,17 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["demo"])
 
 
-def test_a_long_line_is_cut_in_its_middle(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_long_line_keeps_the_end_of_its_path_and_what_was_wrong(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     recipe = tmp_path / f"{'r' * 150}.yaml"
     recipe.write_text("student: {model: gpt2, dtype: " + "f" * 300 + "}\n")
     assert cli.main(["sft", str(recipe), "--data.train=rows.jsonl"]) == 2
     error = capsys.readouterr().err
-    assert len(error.rstrip("\n")) == 200 and error.count("\n") == 1 and "..." in error
+    assert len(error.rstrip("\n")) <= 200 and error.count("\n") == 1
+    assert error.startswith("stillhouse: ...rrr")
+    assert "rrr.yaml:1: student.dtype: unknown dtype 'fff" in error
+    assert error.endswith("; known: auto, bfloat16, float16, float32\n")
 
 
 PROBE = """

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from stillhouse.demo.workers import Task, run_tasks
+from stillhouse.demo.workers import ENVIRONMENT, Task, run_tasks
 from stillhouse.mistakes import Mistake
 
 METHODS = ("methods", "--json")
@@ -37,7 +37,10 @@ def test_needs_that_nobody_meets_are_an_error_and_no_endless_wait(tmp_path):
         list(run_tasks([Task("lonely", (METHODS,), needs=("nobody",))], 1, tmp_path))
 
 
-def test_the_processes_settings_are_theirs_alone(tmp_path):
+def test_the_processes_settings_are_theirs_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    for name in ENVIRONMENT.keys() - {"OMP_NUM_THREADS"}:
+        monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
     tasks = run_tasks([Task("one", (METHODS,))], 1, tmp_path)
     next(tasks)

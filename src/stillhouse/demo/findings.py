@@ -124,7 +124,8 @@ def _lead(scale: Scale, seeds: int) -> Iterable[str]:
         f"A teacher learns ten small skills from {scale.teacher_rows:,} generated rows; students a third of its size "
         f"have far less to learn from. Every student was trained with {seeds} seeds, which set its first weights and "
         "the order of its data; within a seed all methods start from the same weights. The teacher, the data and the "
-        "tokenizer are the same throughout, so the spread is that of the students' training alone."
+        "tokenizer are the same throughout, so the spread is that of the students' training alone. Small sets are "
+        "repeated within an epoch, so that all curves have their points at like steps."
     )
     yield (
         f"Scores are taken on {scale.held_out} prompts that no model has seen as strings, though the facts that they "

@@ -115,12 +115,12 @@ def write_data(layout: Layout, scale: Scale) -> None:
     held_out = skills.distinct(skills.rows(Random("held out"), held_out=True), scale.held_out + scale.development)
     store.write_jsonl(layout.data("teacher"), teacher)
     store.write_jsonl(layout.data("labelled"), labelled)
-    # As often as makes epochs as long as the others', so that all curves have their points at the same steps.
+    # As often as makes epochs of like length, so that all curves have their points at like steps, and few of them.
     store.write_jsonl(layout.data("labelled-repeated"), labelled * (1 + scale.unlabelled // scale.labelled))
     store.write_jsonl(
         layout.data("unlabelled"), [{"instruction": row["instruction"], "input": ""} for row in unlabelled]
     )
-    store.write_jsonl(layout.data("noisy"), noisy)
+    store.write_jsonl(layout.data("noisy"), noisy * max(1, scale.unlabelled // scale.noisy))
     store.write_jsonl(layout.data(HELD_OUT), held_out[: scale.held_out])
     store.write_jsonl(layout.data("development"), held_out[scale.held_out :])
     texts = (f"### Instruction:\n{row['instruction']}\n\n### Response:\n{row['output']}" for row in teacher[:5_000])
