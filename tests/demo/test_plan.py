@@ -24,8 +24,16 @@ def _questions(layout, name):
 
 
 def test_the_data_has_the_sizes_asked_for(layout):
-    sizes = {"teacher": 500, "labelled": 200, "unlabelled": 400, "noisy": 40, "held-out": 30, "development": 10}
+    sizes = {"teacher": 500, "labelled": 200, "unlabelled": 400, "held-out": 30, "development": 10}
     assert {name: len(_questions(layout, name)) for name in sizes} == sizes
+
+
+@pytest.mark.parametrize(("name", "distinct", "times"), [("noisy", 40, 10), ("labelled-repeated", 200, 3)])
+def test_small_sets_are_repeated_whole(layout, name, distinct, times):
+    questions = _questions(layout, name)
+    assert len(questions) == distinct * times
+    assert questions[:distinct] * times == questions
+    assert len(set(questions)) == distinct
 
 
 def test_no_held_out_prompt_is_trained_on_and_no_prompt_comes_twice_where_it_must_not(layout):
