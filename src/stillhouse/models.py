@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,7 +135,6 @@ def quiet_loading() -> None:
     """No progress bars nor advice of transformers' own on standard error."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*gradient checkpointing.*")
 
 
 def longest_input(config: Any) -> int | None:
