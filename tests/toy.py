@@ -41,9 +41,19 @@ def tokenizer(entries: int = 300) -> PreTrainedTokenizerFast:
 
 
 def write_model(
-    folder: Path, seed: int, *, hidden: int = 16, layers: int = 1, padded: int = 0, entries: int = 300
+    folder: Path,
+    seed: int,
+    *,
+    hidden: int = 16,
+    layers: int = 1,
+    padded: int = 0,
+    entries: int = 300,
+    sharp: float = 1.0,
 ) -> str:
-    """A Llama-architecture model with random weights and the toy tokenizer, as a folder."""
+    """A Llama-architecture model with random weights and the toy tokenizer, as a folder.
+
+    Its predictions are almost uniform, but for `sharp`, which multiplies embeddings and head.
+    """
     made = tokenizer(entries)
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -59,6 +69,9 @@ def write_model(
         eos_token_id=made.get_vocab()["<eos>"],
         pad_token_id=made.get_vocab()["<pad>"],
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(sharp)
+    model.save_pretrained(folder)
     made.save_pretrained(folder)
     return str(folder)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -98,6 +99,16 @@ def test_a_text_is_learnt_after_its_first_token():
     ids = ids_of(METASPACE, "I am fine.")
     assert learnt(encode(text, METASPACE, Limits(100, 50, bos=False))) == [*ids[1:], 2]
     assert learnt(encode(text, METASPACE, Limits(100, 50))) == [*ids, 2]
+
+
+@pytest.mark.parametrize("limits", [ROOMY, Limits(12, 6)])
+def test_all_tokens_may_be_learnt_and_nothing_else_changes(limits: Limits):
+    asked = example("Add one and two please. #:", "It is three.", marker=2)
+    responses = encode(asked, BYTE_LEVEL, limits)
+    everything = encode(asked, BYTE_LEVEL, dataclasses.replace(limits, scored="all"))
+    assert everything.input_ids.tolist() == responses.input_ids.tolist()
+    assert everything.scored.tolist() == [True] * (len(everything.input_ids) - 1) + [False]
+    assert responses.scored.sum() < everything.scored.sum()
 
 
 def test_a_tokenizer_without_the_asked_beginning_is_a_mistake():

@@ -43,7 +43,7 @@ def test_holes_in_one_row_leave_the_others_as_they_are(name, params):
 def test_a_bad_logit_is_never_hidden(name, params, side, bad):
     rows = SomeRows.draw(2, 3, 20, dtype=torch.float32).with_holes(2, "same")
     getattr(rows, side)[1, rows.labels[1]] = bad
-    values, gradient = build(name, **params).value_and_gradient(Rows(rows.student, rows.teacher))
+    values, gradient = build(name, **params).value_and_gradient(Rows(rows.student, rows.teacher, rows.labels))
     assert values.isnan().tolist() == [False, True, False]
     assert gradient[[0, 2]].isfinite().all()
 
@@ -86,7 +86,7 @@ def test_wrong_inputs_of_cross_entropy_are_named(student, teacher, labels, said)
 @pytest.mark.parametrize(("name", "params"), WITH_TEACHER)
 def test_a_missing_teacher_is_named(name, params):
     with pytest.raises(ValueError, match=r"teacher logits .N, V. are needed, got None"):
-        build(name, **params)(torch.zeros(2, 4), None)
+        build(name, **params)(torch.zeros(2, 4), None, torch.zeros(2, dtype=torch.long))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,15 @@ from stillhouse import divergence
 from stillhouse.divergence import Rows, build
 from tests.divergence.twins import SETTINGS, WITH_TEACHER, SomeRows
 
-# The numbers of TAID's port contain a cross-entropy, and a mixture that is its own first argument is at no distance.
-DIVERGENCES = [(name, p) for name, p in WITH_TEACHER if not p.get("taid_port") and p.get("lam") != 1.0]
+# TAID's numbers contain an entropy, a mixture that is its own first argument is at no distance, nor are parts of a row.
+DIVERGENCES = [
+    (name, p)
+    for name, p in WITH_TEACHER
+    if not p.get("taid_port")
+    and p.get("lam") != 1.0
+    and name != "taid"
+    and 0.0 not in (p.get("alpha"), p.get("beta") if name == "dkd" else 1.0)
+]
 
 drawn = st.builds(
     SomeRows.draw,
@@ -41,9 +48,9 @@ def test_a_divergence_is_positive_and_zero_only_between_equals(name, params, row
     loss = build(name, **params)
     for dtype in (torch.float32, torch.float64):
         logits = rows.teacher.to(dtype)
-        zero, gradient = loss.value_and_gradient(Rows(logits, logits.clone()))
+        zero, gradient = loss.value_and_gradient(Rows(logits, logits.clone(), rows.labels))
         assert zero.abs().max() <= 4 * torch.finfo(dtype).eps
-        assert gradient.abs().max() <= 4 * torch.finfo(dtype).eps
+        assert gradient.abs().max() <= 8 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize(("name", "params"), SETTINGS)

@@ -93,7 +93,9 @@ def test_autograd_scales_the_gradient_of_each_row(name, params):
 ATTACHED = [
     (name, params)
     for name, params in SETTINGS
-    if name != "todi" and not params.get("detach_mixture") and (name != "adaptive_kl" or params.get("taid_port"))
+    if name not in ("todi", "taid")
+    and not params.get("detach_mixture")
+    and (name != "adaptive_kl" or params.get("taid_port"))
 ]
 
 

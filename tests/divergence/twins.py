@@ -22,6 +22,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     *(("adaptive_kl", {"mu": mu}) for mu in (0.0, 0.2, 0.5, 1.0)),
     *(("adaptive_kl", {"mu": mu, "taid_port": True}) for mu in (0.1, 0.5)),
     *(("todi", {"scale": scale}) for scale in (0.0, 1.0, 4.0, 50.0)),
+    *(("taid", {"t": t}) for t in (0.0, 0.4, 1.0)),
+    *(("dkd", {"alpha": alpha, "beta": beta}) for alpha, beta in ((1.0, 0.5), (0.0, 8.0), (3.0, 0.0))),
 ]
 WITH_TEACHER = [setting for setting in SETTINGS if setting[0] != "cross_entropy"]
 
@@ -103,6 +105,30 @@ def adaptive_kl(x: Both, mu: float, taid_port: bool = False) -> Tensor:
     return weight.detach() * forward_kl(x) + (1.0 - weight.detach()) * reverse_kl(x)
 
 
+def taid(student: Tensor, teacher: Tensor, common: Tensor, t: float) -> Tensor:
+    """Both logits at T; 0 times -inf is 0."""
+    parts = [weight * logits for weight, logits in ((1.0 - t, student.detach()), (t, teacher)) if weight > 0.0]
+    target = sum(parts[1:], start=parts[0]).softmax(-1)
+    return -torch.where(common, target * torch.where(common, student.log_softmax(-1), 0.0), 0.0).sum(-1)
+
+
+def dkd(student: Tensor, teacher: Tensor, common: Tensor, labels: Tensor, alpha: float, beta: float) -> Tensor:
+    """Both logits at T; a part whose logits either side excludes counts nothing."""
+    at_label = torch.nn.functional.one_hot(labels, student.shape[-1]).bool()
+
+    def two_parts(z: Tensor) -> tuple[Tensor, Tensor]:
+        rest = z.masked_fill(at_label, -torch.inf)
+        whole = z.logsumexp(-1)
+        return torch.stack([z[at_label] - whole, rest.logsumexp(-1) - whole], -1), rest.log_softmax(-1)
+
+    (b_q, rest_q), (b_p, rest_p) = two_parts(student), two_parts(teacher)
+    both = torch.isfinite(b_q) & torch.isfinite(b_p)
+    label_part = torch.where(both, b_p.exp() * (b_p - b_q).masked_fill(~both, 0.0), 0.0).sum(-1)
+    inside = common & ~at_label
+    rest_part = torch.where(inside, rest_p.exp() * (rest_p - rest_q).masked_fill(~inside, 0.0), 0.0).sum(-1)
+    return alpha * label_part + beta * rest_part
+
+
 FORMULAS: dict[str, Callable[..., Tensor]] = {
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,
@@ -120,6 +146,13 @@ def twin(name: str, params: dict[str, Any], temperature: float, rows: SomeRows) 
     student = rows.student.double().requires_grad_()
     if name == "cross_entropy":
         values = -student.log_softmax(-1).gather(-1, rows.labels[:, None]).squeeze(-1)
+    elif name in ("taid", "dkd"):
+        z_s, z_t = student / temperature, rows.teacher.double() / temperature
+        common = torch.isfinite(rows.student) & torch.isfinite(rows.teacher)
+        if name == "taid":
+            values = taid(z_s, z_t, common, **params)
+        else:
+            values = temperature**2 * dkd(z_s, z_t, common, rows.labels, **params)
     else:
         values = FORMULAS[name](Both.of(student, rows.teacher.double(), temperature), **params)
     if not values.requires_grad:  # a mixture that is the teacher itself

@@ -20,6 +20,9 @@ from transformers import PreTrainedModel
 
 from stillhouse import store
 from stillhouse.catalogue import METHODS, find
+from stillhouse.data.encode import Limits, encode_all
+from stillhouse.data.rows import read_rows
+from stillhouse.data.templates import build as build_template
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe import parse
@@ -34,15 +37,82 @@ TOKENIZERS = {"gpt2": "gpt2-base"}
 pytestmark = pytest.mark.slow
 
 
-def method_of(run: dict[str, Any]) -> str | None:
-    """The name of the word-level method of a run, or None for families that are not built yet."""
-    word_level = "ToDi" in run["official_repo"] and "projector_init" not in run
-    if not word_level or run["teacher"].get("tokenizer") != run["student"]["tokenizer"]:
+# What a run logs, by its own names, and what our lines call it.
+LOGGED = {"loss": "loss", "ce": "ce", "kd": "kd", "lm_loss": "ce", "distil_loss": "kd"}
+TAID_SETTINGS = ("t_start", "t_end", "alpha", "beta")
+
+
+def of_taid(run: dict[str, Any]) -> bool:
+    return "taid" in f"{run['official_repo']} {run.get('kd_objective', '')}".lower()
+
+
+def method_of(run: dict[str, Any]) -> dict[str, Any] | None:
+    """The `method` section of a run on one tokenizer, or None for families that are not built yet."""
+    if "projector_init" in run or run["teacher"].get("tokenizer") != run["student"]["tokenizer"]:
         return None
+    settings = {"temperature": run.get("temperature", 1.0), "kd_weight": share_of_kd(run)}
+    if of_taid(run):
+        return {"name": "taid", "parity": True, **settings, **taid_settings(run)}
     try:
-        return find("method", METHODS, run["kd_objective"]).name
+        return (
+            {"name": find("method", METHODS, run["kd_objective"]).name, **settings}
+            if "ToDi" in run["official_repo"]
+            else None
+        )
     except Mistake:
         return None
+
+
+def share_of_kd(run: dict[str, Any]) -> float:
+    """By whichever of its names the run uses; TAID's loops have no cross-entropy."""
+    return next((run[key] for key in ("kd_rate", "distil_ratio", "kd_ratio") if key in run), 1.0)
+
+
+def taid_settings(run: dict[str, Any]) -> dict[str, Any]:
+    """t's settings, from fields of these names wherever they stand, else from a text like "t_start 0.4"."""
+    found: dict[str, Any] = {}
+
+    def look(node: Any) -> None:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            if key in TAID_SETTINGS and isinstance(value, int | float):
+                found.setdefault(key, float(value))
+            elif key == "disable_adaptive":
+                found["adaptive"] = not value
+            elif isinstance(value, dict):
+                look(value)
+            elif isinstance(value, str):
+                for name, number in re.findall(rf"\b({'|'.join(TAID_SETTINGS)})\s*[=: ]\s*(\d[\d.e-]*)", value):
+                    found.setdefault(name, float(number.rstrip(".")))
+
+    look({key: value for key, value in run.items() if key not in ("optimizer", "student", "teacher")})
+    return found
+
+
+def scored_of(run: dict[str, Any], tokenizers: Path, rows: Path) -> str:
+    """Which tokens a run learns, by the number of them that it counted in its first micro-batch."""
+    first = run["micro"][0] if run.get("micro") else {}
+    counted = next((first[key] for key in ("n_student", "n", "n_tokens", "valid") if key in first), None)
+    if counted is None:
+        return "all" if of_taid(run) and "all" in run["run"] else "response"
+    examples = [build_template("alpaca").examples(row)[0] for row in read_rows(str(rows), limit=run["batch_size"])]
+    tokenizer = load_tokenizer(str(tokenizers / TOKENIZERS[run["student"]["tokenizer"]]))
+    data = run["data"]
+    by_choice = {
+        choice: encode_all(
+            examples, tokenizer, Limits(data["max_length"], data["max_prompt_length"], "end", False, choice)
+        )[1].scored_tokens
+        for choice in ("response", "all")
+    }
+    (choice,) = [choice for choice, tokens in by_choice.items() if tokens == counted]
+    return choice
+
+
+def parity_of(run: dict[str, Any]) -> str:
+    """Whose reduction and learning rates: TAID's where every micro-batch has its own mean."""
+    micro = [step for step in run.get("micro", []) if {"n_student", "loss_denom"} <= step.keys()]
+    if not micro:
+        return "taid" if of_taid(run) else "dskd"
+    return "taid" if all(step["loss_denom"] == step["n_student"] for step in micro) else "dskd"
 
 
 def build(side: dict[str, Any]) -> PreTrainedModel:
@@ -97,10 +167,11 @@ def test_official_loss_curve(name: str, golden: Path, shared: Path, tmp_path: Pa
             "cut": "end",
             "bos": False,
             "pad_to_max_length": True,
+            "scored": scored_of(run, shared / "tokenizers", shared / "data" / "dolly" / "train.jsonl"),
         },
-        "method": {"name": method, "temperature": run["temperature"], "kd_weight": run["kd_rate"]},
+        "method": method,
         "training": {
-            "parity": True,
+            "parity": parity_of(run),
             "learning_rate": rate,
             "weight_decay": 0.01,
             "max_steps": steps,
@@ -118,8 +189,10 @@ def test_official_loss_curve(name: str, golden: Path, shared: Path, tmp_path: Pa
     lines = [json.loads(line) for line in store.read_lines(folder / "metrics.jsonl")]
     lines = [line for line in lines if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, steps + 1))
-    for key in ("loss", "ce", "kd"):
-        assert [line[key] for line in lines] == pytest.approx(run["per_step"][key], rel=1e-5), key
+    logged = {theirs: ours for theirs, ours in LOGGED.items() if theirs in run["per_step"]}
+    assert logged
+    for theirs, ours in logged.items():
+        assert [line[ours] for line in lines] == pytest.approx(run["per_step"][theirs], rel=1e-5), theirs
     assert [line["learning_rate"] for line in lines] == pytest.approx(
         [rates[0] for rates in run["per_step"]["lr"]], rel=1e-6
     )

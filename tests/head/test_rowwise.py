@@ -12,43 +12,14 @@ from torch import Tensor
 
 from stillhouse import divergence
 from stillhouse.head import MONITORS, Blocks, Head, Predictions, Term, rowwise_loss
-
-SMALL = Blocks(rows=3, elements=40, vocabulary_tile=5)
-
-
-def predictions(
-    seed: int, rows: int, size: int, vocabulary: int, dtype: torch.dtype, padded: int = 0, **head: object
-) -> Predictions:
-    generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(rows, size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-    weight = torch.randn(vocabulary + padded, size, generator=generator, dtype=torch.float64).mul(0.7)
-    labels = torch.randint(vocabulary, (rows,), generator=generator)
-    made = Head(weight.to(dtype).requires_grad_(), vocabulary=vocabulary, **head)  # type: ignore[arg-type]
-    return Predictions(hidden, made, labels, torch.zeros(rows, dtype=torch.long))
+from tests.head.sides import SMALL, gradients, logits, predictions
 
 
 def dense(student: Predictions, teacher: Predictions, terms: list[Term]) -> Tensor:
     """The twin: every logit of every row at once, through the public divergences and plain autograd."""
-
-    def logits(side: Predictions) -> Tensor:
-        z = side.hidden @ side.head.weight[: side.head.vocabulary].T
-        z = z if side.head.bias is None else z + side.head.bias[: side.head.vocabulary]
-        z = z * side.head.scale
-        return z if side.head.softcap is None else side.head.softcap * torch.tanh(z / side.head.softcap)
-
-    total = torch.zeros((), dtype=torch.float64)
-    for term in terms:
-        total = total + term.weight * term.divergence(logits(student), logits(teacher).detach(), student.labels).sum()
-    return total
-
-
-def gradients(student: Predictions) -> list[Tensor]:
-    leaves = [student.hidden, student.head.weight, *([student.head.bias] if student.head.bias is not None else [])]
-    found = [leaf.grad.clone() for leaf in leaves if leaf.grad is not None]
-    assert len(found) == len(leaves)
-    for leaf in leaves:
-        leaf.grad = None
-    return found
+    z_s, z_t = logits(student), logits(teacher).detach()
+    parts = [term.weight * term.divergence(z_s, z_t, student.labels).sum() for term in terms]
+    return torch.stack(parts).sum()
 
 
 TERMS = [

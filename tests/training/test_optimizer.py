@@ -26,14 +26,14 @@ def test_cosine_of_every_group_equals_the_official_one(golden: Path) -> None:
 
 def test_gpt2_biases_and_norms_are_not_decayed_but_llama_norms_are() -> None:
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=11, n_layer=1, n_embd=8, n_head=2))
-    decayed, others = dskd_groups(gpt2.named_parameters(), 0.01)
+    decayed, others = dskd_groups(gpt2, 0.01)
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
     assert all(parameter.ndim == 2 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in others["params"])
     llama = LlamaForCausalLM(
         LlamaConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     )
-    (everything,) = dskd_groups(llama.named_parameters(), 0.01)
+    (everything,) = dskd_groups(llama, 0.01)
     assert len(everything["params"]) == len(list(llama.parameters()))
     llama.requires_grad_(False)
-    assert dskd_groups(llama.named_parameters(), 0.01) == []
+    assert dskd_groups(llama, 0.01) == []

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from stillhouse.catalogue import METHODS, Entry
+from stillhouse.catalogue.page import markdown
 from stillhouse.recipe import MethodsOptions
 
 SUMMARY = "list the methods: paper, settings with defaults, other names"
@@ -14,9 +15,11 @@ EXAMPLE = "--json"
 
 
 def run(options: MethodsOptions) -> None:
-    """Print the catalogue: a table on a terminal, plain lines in a pipe, or one JSON object."""
+    """Print the catalogue: a table on a terminal, plain lines in a pipe, one JSON object, or a page of Markdown."""
     if options.json:
         print(json.dumps({name: _described(entry) for name, entry in METHODS.items()}, indent=2))
+    elif options.markdown:
+        print(markdown(), end="")
     elif sys.stdout.isatty():
         _print_table()
     else:
@@ -27,9 +30,12 @@ def _described(entry: Entry) -> dict[str, object]:
     return {
         "paper": entry.paper,
         "summary": entry.summary,
+        "formula": entry.formula,
+        "official": entry.official,
         "needs_teacher": entry.needs_teacher,
         "settings": {
-            name: {"default": setting.default, "meaning": setting.meaning} for name, setting in entry.parameters.items()
+            name: {"default": setting.default, "meaning": setting.meaning, "fixed": setting.fixed}
+            for name, setting in entry.parameters.items()
         },
         "aliases": list(entry.aliases),
     }
@@ -45,6 +51,7 @@ def _lines(entry: Entry) -> Iterator[str]:
     yield f"  {entry.summary}"
     yield f"  paper: {entry.paper}"
     yield f"  teacher: {'needed' if entry.needs_teacher else 'none'}"
+    yield f"  formula: {entry.formula}"
     yield f"  settings: {_settings(entry)}"
 
 

@@ -43,12 +43,14 @@ class Limits:
         max_prompt_length: Of the lead: all before the first response, the beginning-of-text token included.
         cut: What of a longer lead is lost: its middle ("marker"), or its end ("end": parity with the DSKD line).
         bos: Whether the beginning-of-text token comes first; None is the tokenizer's own habit. Never twice.
+        scored: Which tokens are learnt: those of responses, or all (as in TAID's repository).
     """
 
     max_length: int
     max_prompt_length: int
     cut: Literal["marker", "end"] = "marker"
     bos: bool | None = None
+    scored: Literal["response", "all"] = "response"
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
@@ -58,6 +60,8 @@ class Limits:
             raise Mistake("data.max_prompt_length", wrong, "half of max_length is usual")
         if self.cut not in ("marker", "end"):
             raise Mistake("data.cut", f"must be 'marker' or 'end', got {self.cut!r}")
+        if self.scored not in ("response", "all"):
+            raise Mistake("data.scored", f"must be 'response' or 'all', got {self.scored!r}")
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,8 @@ class _Encoder:
             ids, targets = ids[kept], targets[kept]
         response_cut = bool(targets[limits.max_length :].any())
         ids, targets = ids[: limits.max_length], targets[: limits.max_length]
-        scored = np.append(targets[1:], False)  # position t predicts token t + 1
+        learnt = np.ones_like(targets) if limits.scored == "all" else targets
+        scored = np.append(learnt[1:], False)  # position t predicts token t + 1
         return _Cut(Encoding(ids, scored), prompt_cut, response_cut)
 
 

@@ -28,12 +28,15 @@ from typing import Any
 from stillhouse.catalogue import DIVERGENCES, find, settle
 from stillhouse.divergence.adaptive import AdaptiveKL
 from stillhouse.divergence.base import Divergence
+from stillhouse.divergence.custom import from_function
+from stillhouse.divergence.dkd import Decoupled
 from stillhouse.divergence.kl import CrossEntropy, ForwardKL, ReverseKL, TotalVariation
 from stillhouse.divergence.mixtures import JensenShannon, SkewForwardKL, SkewReverseKL
 from stillhouse.divergence.rows import Rows
+from stillhouse.divergence.taid import InterpolatedTarget
 from stillhouse.divergence.todi import ToDi
 
-__all__ = ["Divergence", "Rows", "build"]
+__all__ = ["Divergence", "Rows", "build", "from_function"]
 
 _CLASSES: dict[str, type[Divergence]] = {
     divergence.name: divergence
@@ -47,6 +50,8 @@ _CLASSES: dict[str, type[Divergence]] = {
         SkewReverseKL,
         AdaptiveKL,
         ToDi,
+        InterpolatedTarget,
+        Decoupled,
     )
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from stillhouse.divergence.rows import Pair, Rows, check_labels
 class Divergence(ABC):
     """A loss of each row of logits, with its gradient by the student's logits in closed form."""
 
-    name: ClassVar[str]
-    needs_teacher: ClassVar[bool] = True
-    needs_labels: ClassVar[bool] = False
+    name: str
+    needs_teacher: bool = True
+    needs_labels: bool = False
 
     @abstractmethod
     def value_and_gradient(self, rows: Rows) -> tuple[Tensor, Tensor]:

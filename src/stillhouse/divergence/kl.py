@@ -21,11 +21,9 @@ class CrossEntropy(Divergence):
 
     def value_and_gradient(self, rows: Rows) -> tuple[Tensor, Tensor]:
         labels = rows.labels.unsqueeze(-1)  # [N, 1]
-        probabilities, highest, likeliest = rows.student.softmax(1.0)
-        values = (highest - rows.student.logits.gather(-1, labels)).sub_(likeliest.log())  # [N, 1]
-        gradient = probabilities.clone()  # [N, V]
+        gradient = rows.student.softmax(1.0).probabilities.clone()  # [N, V]
         gradient.scatter_add_(-1, labels, gradient.new_full(labels.shape, -1.0))
-        return values.squeeze(-1), gradient
+        return rows.cross_entropy(), gradient
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ element, a softmax 1 ns, and `argmax` or a masked fill 3 to 5 ns: hence `_peak`,
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -46,21 +45,29 @@ class Side:
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits  # [N, V] fp32 or fp64
         self._softmax: dict[float, Softmax] = {}
+        # No functools.cached_property here: its lock (Python 3.11) is where torch.compile would break off.
+        self._peak: tuple[Tensor, Tensor] | None = None
+        self._holes: tuple[Tensor | None] | None = None
 
-    @cached_property
+    @property
     def peak(self) -> tuple[Tensor, Tensor]:
         """The highest logit of each row [N, 1] and its first index [N, 1]."""
-        return _peak(self.logits)
+        if self._peak is None:
+            self._peak = _peak(self.logits)
+        return self._peak
 
-    @cached_property
+    @property
     def holes(self) -> Tensor | None:
         """Where the logits are -inf [N, V]; None where they are known to be nowhere.
 
-        On an accelerator to know would stop and wait for the device, so there the mask is always made.
+        On an accelerator to know would stop and wait for the device, so there, and in a compiled graph, the mask is
+        always made.
         """
-        if self.logits.is_cpu and (self.logits.numel() == 0 or bool(self.logits.amin() > -torch.inf)):
-            return None
-        return torch.isneginf(self.logits)
+        if self._holes is None:
+            looks = self.logits.is_cpu and not torch.compiler.is_compiling()
+            whole = looks and (self.logits.numel() == 0 or bool(self.logits.amin() > -torch.inf))
+            self._holes = (None if whole else torch.isneginf(self.logits),)
+        return self._holes[0]
 
     def softmax(self, temperature: float) -> Softmax:
         """softmax(logits / T); computed once for each temperature."""
@@ -89,7 +96,8 @@ class Rows:
         self.student = Side(student_logits.detach().to(dtype))
         self._teacher = None if teacher_logits is None else Side(teacher_logits.detach().to(dtype))
         self._labels = None if labels is None else labels.long()
-        if labels is not None and labels.is_cpu:
+        self._excluded: tuple[Tensor | None] | None = None
+        if labels is not None and labels.is_cpu and not torch.compiler.is_compiling():
             check_labels(labels, student_logits.shape[-1])
 
     @property
@@ -116,16 +124,24 @@ class Rows:
         # whole row with it.
         log_ratio.sub_((student.highest - teacher.highest).sub_((student.likeliest / teacher.likeliest).log_()))
         q, p = student.probabilities, teacher.probabilities
-        if self._excluded is None:
+        if self.excluded is None:
             return Pair(q, p, q, p, log_ratio)
-        q_common, p_common = q.masked_fill(self._excluded, 0.0), p.masked_fill(self._excluded, 0.0)
-        return Pair(q, p, q_common, p_common, log_ratio.masked_fill_(self._excluded, 0.0))
+        q_common, p_common = q.masked_fill(self.excluded, 0.0), p.masked_fill(self.excluded, 0.0)
+        return Pair(q, p, q_common, p_common, log_ratio.masked_fill_(self.excluded, 0.0))
 
-    @cached_property
-    def _excluded(self) -> Tensor | None:
+    @property
+    def excluded(self) -> Tensor | None:
         """Where either side's logit is -inf [N, V]; None where that is known to be nowhere."""
-        holes = [side.holes for side in (self.student, self.teacher) if side.holes is not None]
-        return torch.stack(holes).any(0) if holes else None
+        if self._excluded is None:
+            holes = [side.holes for side in (self.student, self.teacher) if side.holes is not None]
+            self._excluded = (torch.stack(holes).any(0) if holes else None,)
+        return self._excluded[0]
+
+    def cross_entropy(self) -> Tensor:
+        """-log q[label] at T=1, in nats: [N]."""
+        labels = self.labels.unsqueeze(-1)  # [N, 1]
+        _, highest, likeliest = self.student.softmax(1.0)
+        return (highest - self.student.logits.gather(-1, labels)).sub_(likeliest.log()).squeeze(-1)
 
     def accuracy(self) -> Tensor:
         """1 where the student's likeliest token is the label, else 0: [N]."""

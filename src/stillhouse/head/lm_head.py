@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from stillhouse.head.adapters import effective
 from stillhouse.mistakes import Mistake
 
 # Configuration keys by which architectures scale their logits: Granite and MiniCPM divide, Cohere and Falcon-H1
@@ -17,6 +19,30 @@ DIVISORS = ("logits_scaling",)
 FACTORS = ("logit_scale", "lm_head_multiplier")
 
 HiddenOf = Callable[[PreTrainedModel, Tensor, Tensor], Tensor]
+
+
+class Finish(NamedTuple):
+    """What a head does to its matrix product: softcap(scale * product), element by element."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def forward(self, products: Tensor) -> Tensor:
+        """Scale and soft-cap the matrix product, in fp32 (fp64 stays): [n, V] -> logits [n, V]."""
+        logits = products if products.dtype == torch.float64 else products.float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+    def backward_(self, gradient: Tensor, logits: Tensor) -> Tensor:
+        """Turn a gradient by `logits` into one by the matrix product, in place: [n, V]."""
+        if self.softcap is not None:
+            gradient.mul_(1.0 - (logits / self.softcap).square_())
+        if self.scale != 1.0:
+            gradient.mul_(self.scale)
+        return gradient
 
 
 @dataclass(frozen=True)
@@ -45,25 +71,29 @@ class Head:
             raise ValueError(f"a head of {rows} rows cannot predict {self.vocabulary} tokens")
 
     @classmethod
-    def of(cls, model: PreTrainedModel, vocabulary: int | None = None) -> Head:
+    def of(cls, model: torch.nn.Module, vocabulary: int | None = None) -> Head:
         """The head of any Hugging Face causal LM, cut to `vocabulary` real tokens (default: all its rows).
 
+        `model` may be wrapped by peft. Where peft adapts the head, weight and bias are the effective ones, an
+        expression that is differentiable by the adapter's parameters: ask for the head anew at every step.
+
         Raises:
-            Mistake: the model has no output embeddings.
+            Mistake: the model has no output embeddings, or an adapter on them that no weight can express.
         """
-        module = model.get_output_embeddings()
+        causal: Any = model
+        module = causal.get_output_embeddings()
         if module is None:
             raise Mistake(type(model).__name__, "has no LM head", "use a causal language model")
-        config = model.config.get_text_config()
+        config = causal.config.get_text_config()
         scale = 1.0
         for key in DIVISORS:
             scale /= getattr(config, key, None) or 1.0
         for key in FACTORS:
             scale *= getattr(config, key, None) or 1.0
-        weight: Tensor = module.weight  # type: ignore[assignment]
+        weight, bias = effective(module)
         return cls(
             weight=weight,
-            bias=getattr(module, "bias", None),
+            bias=bias,
             scale=float(scale),
             softcap=getattr(config, "final_logit_softcapping", None),
             vocabulary=min(vocabulary or weight.shape[0], weight.shape[0]),
@@ -75,26 +105,14 @@ class Head:
         bias = None if self.bias is None else self.bias[: self.vocabulary].to(hidden.dtype)
         return torch.nn.functional.linear(hidden, weight, bias)  # [N, V]
 
-    def finish(self, products: Tensor) -> Tensor:
-        """Scale and soft-cap the matrix product, in fp32 (fp64 stays): [n, V] -> logits [n, V]."""
-        logits = products if products.dtype == torch.float64 else products.float()
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits
-
-    def unfinish_(self, gradient: Tensor, logits: Tensor) -> Tensor:
-        """Turn a gradient by `logits` into one by the matrix product, in place: [n, V]."""
-        if self.softcap is not None:
-            gradient.mul_(1.0 - (logits / self.softcap).square_())
-        if self.scale != 1.0:
-            gradient.mul_(self.scale)
-        return gradient
+    @property
+    def finishing(self) -> Finish:
+        """What comes after the matrix product."""
+        return Finish(self.scale, self.softcap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """All logits at once, [N, d] -> [N, V] fp32: for tests and the inspector; training never calls it."""
-        return self.finish(self.linear(hidden))
+        return self.finishing.forward(self.linear(hidden))
 
 
 @torch.no_grad()

@@ -12,50 +12,18 @@ Nothing of size [N, V] ever exists: the peak is one [B, V] block a side, the sub
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stillhouse.divergence import Divergence, Rows
+from stillhouse.head.blocks import Blocks, pieces
+from stillhouse.head.elementwise import Elementwise, Monitor, Term, compiled, evaluate
 from stillhouse.head.lm_head import Head
 from stillhouse.head.predictions import Predictions
-
-Monitor = Callable[[Rows], Tensor]
-MONITORS: Mapping[str, Monitor] = {
-    "accuracy": Rows.accuracy,
-    "agreement": Rows.agreement,
-    "entropy": Rows.entropy,
-}
-
-
-@dataclass(frozen=True)
-class Term:
-    """One part of a loss: `weight` times the sum over rows of `divergence`, reported under `name`."""
-
-    name: str
-    divergence: Divergence
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """How many rows a matrix product takes, and how many elements the element-wise work inside it.
-
-    Larger products are faster until logits fall out of memory; smaller element-wise pieces stay in the CPU's cache
-    (fresh large temporaries cost three times as much an element there). A GPU wants few launches instead.
-    """
-
-    rows: int = 256
-    elements: int = 800_000
-    vocabulary_tile: int = 2_048
-
-    @classmethod
-    def on(cls, device: torch.device) -> Blocks:
-        """The rule for `device`."""
-        return cls() if device.type == "cpu" else cls(rows=1_024, elements=1 << 27, vocabulary_tile=1 << 30)
+from stillhouse.head.products import Gradients, Leaves, Products, Wants, compute_dtype, statistics_dtype
 
 
 @dataclass
@@ -87,7 +55,7 @@ def rowwise_loss(
         teacher: N predictions of the same tokens, or None where no term needs a teacher.
         terms: What to sum.
         monitors: Statistics of the same rows to report, without gradient.
-        blocks: Block sizes; by default the rule for the device.
+        blocks: Block sizes, and whether to compile; by default the rule for the device, eager.
 
     Raises:
         ValueError: student and teacher have different numbers of rows or of tokens, or a needed teacher is missing.
@@ -99,13 +67,13 @@ def rowwise_loss(
         teacher=teacher.detach() if teacher is not None else None,
         labels=student.labels,
         terms=tuple(terms),
-        monitors=dict(monitors or {}),
+        monitors=tuple((monitors or {}).values()),
         blocks=blocks or Blocks.on(student.hidden.device),
-        compute_dtype=_compute_dtype(student.hidden),
+        compute_dtype=compute_dtype(student.hidden),
         wants_gradient=torch.is_grad_enabled(),
     )
     loss, *values = _Rowwise.apply(work, student.hidden, head.weight, head.bias)  # type: ignore[misc]
-    names = [term.name for term in terms] + list(work.monitors)
+    names = [term.name for term in terms] + list(monitors or {})
     return RowwiseLoss(loss, dict(zip(names, values, strict=True)))
 
 
@@ -122,19 +90,13 @@ def _check(student: Predictions, teacher: Predictions | None, terms: Sequence[Te
         raise ValueError(f"student predicts {ours} tokens, teacher {theirs}: cut both to the same")
 
 
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
-    """The dtype of the matrix products: autocast's where it is on, as for any linear layer."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-
-
 @dataclass
 class _Work:
     head: Head
     teacher: Predictions | None
     labels: Tensor
     terms: tuple[Term, ...]
-    monitors: dict[str, Monitor]
+    monitors: tuple[Monitor, ...]
     blocks: Blocks
     compute_dtype: torch.dtype
     wants_gradient: bool
@@ -147,9 +109,9 @@ class _Rowwise(torch.autograd.Function):
     def forward(ctx: Any, work: _Work, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
         wants_h, wants_w, wants_b = (work.wants_gradient and needed for needed in ctx.needs_input_grad[1:])
         with torch.autocast(hidden.device.type, enabled=False):
-            pass_ = _Pass(work, hidden.detach(), weight.detach(), bias, (wants_h, wants_w, wants_b))
+            pass_ = _Pass(work, (hidden, weight, bias), (wants_h, wants_w, wants_b))
             pass_.run()
-        gradients = pass_.gradients()
+        gradients = pass_.gradients.finished()
         ctx.present = [gradient is not None for gradient in gradients]
         ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
         total = sum(
@@ -172,80 +134,43 @@ class _Rowwise(torch.autograd.Function):
 class _Pass:
     """One run over all blocks, filling values and gradients."""
 
-    def __init__(
-        self, work: _Work, hidden: Tensor, weight: Tensor, bias: Tensor | None, wants: tuple[bool, bool, bool]
-    ) -> None:
-        self.work, self.wants, self.bias = work, wants, bias
-        self.hidden = hidden.to(work.compute_dtype)  # [N, d]
-        self.dtype_out = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-        # One cast for the whole run, not one a block (a no-op where the dtypes agree).
-        self.head = Head(
-            weight.to(work.compute_dtype),
-            None if bias is None else bias.detach().to(work.compute_dtype),
-            work.head.scale,
-            work.head.softcap,
-            work.head.vocabulary,
-        )
-        rows = hidden.shape[0]
-        statistics = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    def __init__(self, work: _Work, leaves: Leaves, wants: Wants) -> None:
+        self.work = work
+        self.products = Products(leaves, work.head, work.compute_dtype)
+        self.gradients = Gradients(leaves, wants, work.compute_dtype)
+        hidden = leaves[0]
         count = len(work.terms) + len(work.monitors)
-        self.values = torch.zeros(count, rows, dtype=statistics, device=hidden.device)  # [terms + monitors, N]
-        self.d_hidden = torch.zeros_like(self.hidden) if wants[0] else None  # [N, d]
-        self.d_weight = torch.zeros_like(weight, dtype=statistics) if wants[1] else None  # [V', d]
-        self.d_bias = torch.zeros_like(bias, dtype=statistics) if wants[2] and bias is not None else None  # [V']
+        dtype = statistics_dtype(hidden)
+        self.values = torch.zeros(count, len(hidden), dtype=dtype, device=hidden.device)  # [terms + monitors, N]
+        self.elementwise = Elementwise(
+            work.terms,
+            work.monitors,
+            work.head.finishing,
+            None if work.teacher is None else work.teacher.head.finishing,
+            self.gradients.wanted,
+        )
 
     def run(self) -> None:
-        rows = self.hidden.shape[0]
-        for start in range(0, rows, self.work.blocks.rows):
-            self._block(slice(start, min(start + self.work.blocks.rows, rows)))
-
-    def gradients(self) -> list[Tensor | None]:
-        """dH, dW and db in the dtypes of what they are gradients of."""
-        found = (self.d_hidden, self.d_weight, self.d_bias)
-        return [None if g is None else g.to(dtype) for g, dtype in zip(found, self.dtype_out, strict=True)]
+        for block in pieces(len(self.work.labels), self.work.blocks.rows):
+            self._block(block)
 
     def _block(self, block: slice) -> None:
         work = self.work
-        product = self.head.linear(self.hidden[block])  # [B, V]
-        teacher = work.teacher
-        teacher_product = None if teacher is None else _teacher_product(teacher, block)  # [B, V]
-        step = max(1, work.blocks.elements // self.head.vocabulary)
-        for start in range(0, product.shape[0], step):
-            self._sub_block(block.start, slice(start, start + step), product, teacher_product)
-        if any(self.wants):
-            self._backward_gemms(block, product)
-
-    def _sub_block(self, offset: int, sub: slice, product: Tensor, teacher_product: Tensor | None) -> None:
-        """Values of these rows, and their gradient written over `product`, which is not needed any more."""
-        work, here = self.work, slice(offset + sub.start, min(offset + sub.stop, offset + product.shape[0]))
-        logits = self.head.finish(product[sub])  # [n, V]
-        teacher_logits = None
-        if teacher_product is not None and work.teacher is not None:
-            teacher_logits = work.teacher.head.finish(teacher_product[sub])  # [n, V]
-        rows = Rows(logits, teacher_logits, work.labels[here])
-        total: Tensor | None = None
-        for index, term in enumerate(work.terms):
-            value, gradient = term.divergence.value_and_gradient(rows)  # [n], [n, V]
-            self.values[index, here] = value
-            if not any(self.wants):
-                continue
-            gradient = gradient.mul_(term.weight) if term.weight != 1.0 else gradient
-            total = gradient if total is None else total.add_(gradient)
-        for index, monitor in enumerate(work.monitors.values(), start=len(work.terms)):
-            self.values[index, here] = monitor(rows).to(self.values.dtype)
-        if total is not None:
-            product[sub] = self.head.unfinish_(total, logits)
-
-    def _backward_gemms(self, block: slice, gradient: Tensor) -> None:
-        hidden, vocabulary = self.hidden[block], self.head.vocabulary
-        if self.d_hidden is not None:
-            torch.mm(gradient, self.head.weight[:vocabulary], out=self.d_hidden[block])
-        if self.d_weight is not None:
-            for start in range(0, vocabulary, self.work.blocks.vocabulary_tile):
-                tile = slice(start, min(start + self.work.blocks.vocabulary_tile, vocabulary))
-                self.d_weight[tile] += gradient[:, tile].T @ hidden  # [tile, d], added in fp32
-        if self.d_bias is not None:
-            self.d_bias[:vocabulary] += gradient.sum(0, dtype=self.d_bias.dtype)
+        product = self.products.of(block)  # [B, V]
+        teacher_product = None if work.teacher is None else _teacher_product(work.teacher, block)  # [B, V]
+        function = compiled if work.blocks.compile else evaluate
+        labels, values = work.labels[block], self.values[:, block]  # [B], [terms + monitors, B]
+        for sub in work.blocks.within(len(product), work.head.vocabulary):
+            theirs = None if teacher_product is None else teacher_product[sub]
+            found, gradient = function(self.elementwise, product[sub], theirs, labels[sub])
+            for row, value in zip(values, found, strict=True):
+                row[sub] = value
+            if gradient is not None and gradient.shape == product.shape and gradient.dtype == product.dtype:
+                product = gradient  # one sub-block is the whole block: nothing to copy
+            elif gradient is not None:
+                product[sub] = gradient  # the product is not needed any more
+        if self.gradients.wanted:
+            self.gradients.add(self.products, block, product, work.blocks)
 
 
 def _teacher_product(teacher: Predictions, block: slice) -> Tensor:

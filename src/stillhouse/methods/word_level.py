@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from stillhouse.divergence import Divergence
 from stillhouse.divergence import build as build_divergence
 from stillhouse.head import Predictions, Term
-from stillhouse.methods.method import Method, Terms, summed
+from stillhouse.methods.clock import Clock
+from stillhouse.methods.method import Method, Terms
 
 
 class SupervisedFineTuning(Method):
@@ -14,29 +14,22 @@ class SupervisedFineTuning(Method):
     needs_teacher = False
 
     def __init__(self, name: str = "sft") -> None:
-        super().__init__()
-        self.name = name
+        super().__init__(name)
         self.terms = (Term("ce", build_divergence("cross_entropy")),)
 
-    def forward(self, student: Predictions, teacher: Predictions | None) -> Terms:
+    def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock | None = None) -> Terms:
         """Sum of the negative log-likelihood of N labels."""
-        return summed(student, None, self.terms)
+        return self.summed(student, None, self.terms)
 
 
 class WordLevel(Method):
     """(1 - kd_weight) CE + kd_weight D(teacher, student) at every scored token, as ToDi's repository mixes them.
 
-    Args:
-        divergence: D, with its own temperature; the cross-entropy is always at temperature 1.
-        kd_weight: in [0, 1]; a part of weight 0 is not computed.
+    D is the divergence of the method's own name, with its own temperature; the cross-entropy is always at 1.
     """
 
-    def __init__(self, name: str, divergence: Divergence, kd_weight: float) -> None:
-        super().__init__()
-        self.name = name
-        parts = (Term("ce", build_divergence("cross_entropy"), 1.0 - kd_weight), Term("kd", divergence, kd_weight))
-        self.terms = tuple(part for part in parts if part.weight > 0.0)
-
-    def forward(self, student: Predictions, teacher: Predictions | None) -> Terms:
+    def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> Terms:
         """Sum over N tokens; `teacher` must be given."""
-        return summed(student, teacher, self.terms)
+        now = self.at(clock)
+        kd_weight = now.pop("kd_weight")
+        return self.summed(student, teacher, self.mixed(build_divergence(self.name, **now), kd_weight))

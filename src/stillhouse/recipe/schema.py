@@ -82,6 +82,9 @@ class Data(Section):
     eval_limit: int | None = setting("use the first so many rows of `eval`", None, _ONE_OR_MORE)
     cut: Literal["marker", "end"] = setting("a long prompt loses text before its marker, or its end (parity)", "marker")
     bos: bool | None = setting("begin with the BOS token; null: as the tokenizer does", None)
+    scored: Literal["response", "all"] = setting(
+        "the tokens that are learnt; all: prompts too, as TAID does", "response"
+    )
     pad_to_max_length: bool = setting("pad every batch to max_length (parity; slower)", False)
 
     def validate(self) -> None:
@@ -138,7 +141,7 @@ class Recipe(Section):
     def validate(self) -> None:
         method = self.entry
         settings = {key: value for key, value in self.method.items() if key != "name"}
-        object.__setattr__(self, "method", {"name": method.name, **settle(method, settings, "method")})
+        object.__setattr__(self, "method", {"name": method.name, **settle(method, settings, "method", schedules=True)})
         object.__setattr__(self, "training", trainer_arguments.settle(self.training))
         if method.needs_teacher and self.teacher is None:
             wrong = f"is missing; {method.name} learns from a teacher"
@@ -249,3 +252,8 @@ class MethodsOptions(Section):
     """How the table of methods is printed."""
 
     json: bool = setting("as one JSON object instead of a table", False)
+    markdown: bool = setting("as the page docs/methods.md", False)
+
+    def validate(self) -> None:
+        if self.json and self.markdown:
+            raise Mistake("markdown", "is asked beside json", "take one of them")

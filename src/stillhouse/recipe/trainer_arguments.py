@@ -36,6 +36,9 @@ DEFAULTS: dict[str, Any] = {
     "parity": False,
 }
 
+# Official loops whose groups, learning rates and reduction can be had: `training.parity`.
+PARITIES = ("dskd", "taid")
+
 _PER_EPOCH = "Stillhouse evaluates and saves once an epoch; see the section 'evaluation'"
 _OWN_RESUME = "give the same command again: a run goes on where it stopped"
 _OWN_LOSS = "Stillhouse takes the one mean over all scored tokens itself; leave it out"
@@ -133,7 +136,7 @@ def arguments() -> dict[str, Argument]:
         for node in classes["TrainingArguments"].body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
-    return {name: field for name, field in fields.items() if name not in RESERVED} | {"parity": Argument(bool)}
+    return {name: field for name, field in fields.items() if name not in RESERVED} | {"parity": Argument(bool | str)}
 
 
 def _classes(path: Path) -> dict[str, ast.ClassDef]:
@@ -175,12 +178,14 @@ def settle(training: Mapping[str, Any]) -> dict[str, Any]:
         raise Mistake("training.fp16", "bf16 and fp16 are both true", "keep one of them")
     if settled["max_steps"] == 0 or settled["max_steps"] < -1:
         raise Mistake("training.max_steps", f"must be at least 1, got {settled['max_steps']}", "-1 counts by epochs")
+    if settled["parity"] is True:
+        settled["parity"] = "dskd"  # what the word meant before there were two
     if settled["parity"]:
+        if settled["parity"] not in PARITIES:
+            raise unknown_name("training.parity", "official loop", str(settled["parity"]), PARITIES)
         for name in ("lr_scheduler_type", "warmup_steps"):
             if settled[name] != DEFAULTS[name]:
-                raise Mistake(
-                    f"training.{name}", "parity sets the schedule: a cosine to 1e-7 without warm-up", "leave it out"
-                )
+                raise Mistake(f"training.{name}", "parity sets the schedule: a cosine without warm-up", "leave it out")
     return settled
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stillhouse.head import Head, at_scored
-from stillhouse.methods import Method
+from stillhouse.methods import Clock, Method
 from stillhouse.models import last_hidden
 from stillhouse.teacher import LiveTeacher
 
@@ -28,7 +28,12 @@ class Distiller(nn.Module):
         self.student, self.method, self.teacher, self.vocabulary = student, method, teacher, vocabulary
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, scored_at: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        scored_at: Tensor,
+        clock: Clock | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the loss over the scored tokens of a batch, and the named sums to report.
 
@@ -37,13 +42,14 @@ class Distiller(nn.Module):
             attention_mask: [B, L]
             labels: [B, L], the next token where a position is scored, -100 elsewhere.
             scored_at: [N], flat indices of the scored positions.
+            clock: how far training is; by default its first step.
         """
         hidden = last_hidden(self.student, input_ids, attention_mask)  # [B, L, d]
         student = at_scored(hidden, Head.of(self.student, self.vocabulary), labels, scored_at)
         teacher = None
         if self.teacher is not None and self.method.needs_teacher:
             teacher = self.teacher.predict(input_ids, attention_mask, labels, scored_at)
-        terms = self.method(student, teacher)
+        terms = self.method(student, teacher, clock or Clock())
         return terms.loss, terms.sums
 
     def activation_checkpointing_enable(self, **options: Any) -> None:

@@ -64,11 +64,12 @@ def run(recipe: Recipe) -> Path:
 def _run(recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBase) -> Path:
     started = time.perf_counter()
     logger.info(f"{recipe.method['name']} -> {folder.path}")
-    template = build_template(recipe.data.template, tokenizer)
-    limits = Limits(recipe.data.max_length, recipe.data.max_prompt_length, recipe.data.cut, recipe.data.bos)
-    collator = Collator(pad_id(tokenizer), pad_to=recipe.data.max_length if recipe.data.pad_to_max_length else None)
-    rows = read_rows(recipe.data.train, split=recipe.data.train_split, limit=recipe.data.limit)
-    train = _encoded(recipe.data.train, rows, template, tokenizer, limits)
+    data = recipe.data
+    template = build_template(data.template, tokenizer)
+    limits = Limits(data.max_length, data.max_prompt_length, data.cut, data.bos, data.scored)
+    collator = Collator(pad_id(tokenizer), pad_to=data.max_length if data.pad_to_max_length else None)
+    rows = read_rows(data.train, split=data.train_split, limit=data.limit)
+    train = _encoded(data.train, rows, template, tokenizer, limits)
     dev = _dev_set(recipe, template, tokenizer, limits, collator)
     distiller = _distiller(recipe, tokenizer)
     logger.info(
@@ -83,7 +84,7 @@ def _run(recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBase) 
         tokenizer,
         evaluate=dev,
         keep_best_of=recipe.evaluation.keep_best,
-        parity=bool(recipe.training["parity"]),
+        parity=recipe.training["parity"],
         data_collator=collator,
         train_dataset=train,
         eval_dataset=None if dev is None else dev.encoded,

@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 
-class Meters:
-    """Sums over the scored tokens since the last `read`; nothing leaves the device before it."""
+class Means:
+    """Named sums and the weight they are divided by; nothing leaves the device."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._scored = 0
+        self._weight = 0.0
+
+    def add(self, sums: Mapping[str, Tensor], weight: float) -> None:
+        """Add sums over `weight` things."""
+        for name, value in sums.items():
+            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+        self._weight += weight
+
+    def read(self, over_ranks: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, Tensor]:
+        """The mean of every sum, in fp64; `over_ranks` adds a vector up over processes. Then start anew."""
+        names, sums, weight = list(self._sums), list(self._sums.values()), self._weight
+        self.__init__()
+        if not names:
+            return {}
+        vector = torch.stack([value.double() for value in sums] + [sums[0].new_tensor(weight).double()])
+        vector = over_ranks(vector)
+        return dict(zip(names, vector[:-1] / vector[-1], strict=True))
+
+
+class Meters:
+    """Means over the scored tokens since the last `read`, and how fast they came."""
+
+    def __init__(self) -> None:
+        self._means = Means()
         self._tokens: Tensor | None = None
         self._since = time.perf_counter()
 
-    def add(self, sums: dict[str, Tensor], scored: int, attention_mask: Tensor) -> None:
-        """Add one micro-batch: its named sums over `scored` tokens, and [B, L] of its real tokens."""
-        for name, value in sums.items():
-            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
-        self._scored += scored
+    def add(self, sums: Mapping[str, Tensor], weight: float, attention_mask: Tensor) -> None:
+        """Add one micro-batch: its named sums over `weight` scored tokens, and [B, L] of its real tokens."""
+        self._means.add(sums, weight)
         tokens = attention_mask.sum()
         self._tokens = tokens if self._tokens is None else self._tokens + tokens
 
@@ -36,12 +57,12 @@ class Meters:
 
     def read(self) -> dict[str, float]:
         """Means a scored token of every sum, and real tokens a second, since the last read; then start anew."""
-        if self._tokens is None or not self._scored:
+        means = self._means.read()
+        if self._tokens is None or not means:
             return {}
-        names = list(self._sums)
         # One transfer for everything: each .item() would stop the device.
-        numbers = torch.stack([self._sums[name].double() for name in names] + [self._tokens.double()]).tolist()
-        means = {name: number / self._scored for name, number in zip(names, numbers[:-1], strict=True)}
-        means["tokens_per_second"] = round(numbers[-1] / max(time.perf_counter() - self._since, 1e-9), 1)
+        *values, tokens = torch.stack([*means.values(), self._tokens.double()]).tolist()
+        line = dict(zip(means, values, strict=True))
+        line["tokens_per_second"] = round(tokens / max(time.perf_counter() - self._since, 1e-9), 1)
         self.__init__()
-        return means
+        return line

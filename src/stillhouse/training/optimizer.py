@@ -1,7 +1,7 @@
-"""Parameter groups and learning rates of the DSKD line, for parity with its published numbers.
+"""Parameter groups and learning rates of the official loops, for parity with their published numbers.
 
 Without `training.parity` the Trainer's own groups and schedules are used: weight decay on everything but biases and
-norms, and any schedule of transformers.
+norms, and any schedule of transformers. A method's own groups are added in either case.
 """
 
 from __future__ import annotations
@@ -18,13 +18,33 @@ UNDECAYED = ("bias", "ln_f.weight", "ln_1.weight", "ln_2.weight", "ln_cross_attn
 LOWEST_LEARNING_RATE = 1e-7
 
 
-def dskd_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+def dskd_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups, decayed and not, by the name patterns of the DSKD line."""
-    trained = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [parameter for name, parameter in trained if not any(pattern in name for pattern in UNDECAYED)]
     others = [parameter for name, parameter in trained if any(pattern in name for pattern in UNDECAYED)]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def taid_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups of TAID's repository: what is in an nn.LayerNorm or called bias is not decayed; RMSNorms are."""
+    of_norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    spared = [parameter for name, parameter in trained if "bias" in name or id(parameter) in of_norms]
+    spared_ids = {id(parameter) for parameter in spared}
+    decayed = [parameter for _, parameter in trained if id(parameter) not in spared_ids]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def give_own_groups(optimizer: Optimizer, groups: Iterable[dict[str, Any]]) -> None:
+    """Move the parameters of `groups` out of the optimizer's groups into these, each with its own settings."""
+    for own in groups:
+        moved = {id(parameter) for parameter in own["params"]}
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in moved]
+        optimizer.add_param_group(own)
 
 
 def dskd_schedule(optimizer: Optimizer, steps: int) -> LRScheduler:

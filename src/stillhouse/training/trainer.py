@@ -1,27 +1,38 @@
 """A thin `transformers.Trainer`: one global reduction, our evaluation, checkpoints through the store.
 
 The loss of an optimizer step is the sum over its scored tokens divided by their number over all micro-batches and
-ranks, so it does not depend on how the batch is split.
+ranks, so it does not depend on how the batch is split. (TAID's loop takes the mean of every micro-batch's own mean;
+`parity="taid"` does so too.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 
 from stillhouse import store
+from stillhouse.methods import Clock
 from stillhouse.training.checkpoints import LAST, epoch_name, keep_best, load_weights, save_weights
 from stillhouse.training.distiller import Distiller
-from stillhouse.training.meters import Meters
-from stillhouse.training.optimizer import dskd_groups, dskd_schedule
+from stillhouse.training.meters import Means, Meters
+from stillhouse.training.optimizer import dskd_groups, dskd_schedule, give_own_groups, taid_groups
 
 Evaluate = Callable[[Distiller, int], dict[str, float]]
+Parity = Literal[False, "dskd", "taid"]
 
 
 class DistillationTrainer(Trainer):
@@ -33,7 +44,7 @@ class DistillationTrainer(Trainer):
         tokenizer: saved beside the weights.
         evaluate: gives the metrics of an evaluation from the distiller and the step, or None for no evaluation.
         keep_best_of: how many epoch checkpoints are kept.
-        parity: optimizer groups and learning rates of the DSKD line.
+        parity: optimizer groups, learning rates and reduction of an official loop: the DSKD line's or TAID's.
     """
 
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the count over the whole accumulation window
@@ -45,17 +56,23 @@ class DistillationTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         evaluate: Evaluate | None,
         keep_best_of: int,
-        parity: bool,
+        parity: Parity,
         **options: Any,
     ) -> None:
         super().__init__(model=distiller, args=args, **options)
         self.distiller, self.tokenizer, self.run_folder = distiller, tokenizer, Path(str(args.output_dir))
         self._evaluate_distiller, self._keep, self._parity = evaluate, keep_best_of, parity
-        self._meters, self._metrics = Meters(), {}
+        self._meters, self._step_means, self._metrics = Meters(), Means(), {}
         # Labels are already shifted, and their number over the window is handed to `compute_loss`.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         if distiller.teacher is not None:
             distiller.teacher.to(args.device)
+        self.add_callback(_AfterStep(self))
+
+    @property
+    def clock(self) -> Clock:
+        """The place of the step that is being taken."""
+        return Clock(self.state.global_step, self.state.max_steps, self.state.epoch or 0.0)
 
     def compute_loss(
         self,
@@ -66,29 +83,49 @@ class DistillationTrainer(Trainer):
     ) -> Tensor:
         """Sum over this micro-batch's scored tokens ÷ their number in the whole optimizer step, over all ranks."""
         assert num_items_in_batch is not None and not return_outputs
-        loss, sums = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            labels=inputs["labels"],
-            scored_at=inputs["scored_at"],
-        )
-        self._meters.add(sums, inputs["scored_at"].shape[0], inputs["attention_mask"])
+        names = ("input_ids", "attention_mask", "labels", "scored_at")
+        loss, sums = model(**{name: inputs[name] for name in names}, clock=self.clock)
+        scored = inputs["scored_at"].shape[0]
+        if self._parity == "taid":
+            loss, sums = loss / scored, {name: value / scored for name, value in sums.items()}
+            self._watch(sums, 1, inputs["attention_mask"])
+            return loss / self.current_gradient_accumulation_steps
+        self._watch(sums, scored, inputs["attention_mask"])
         # DDP averages gradients over ranks; the count is already global, so the average is undone here.
         return loss * (self.accelerator.num_processes / num_items_in_batch)
 
+    def _watch(self, sums: dict[str, Tensor], weight: int, attention_mask: Tensor) -> None:
+        self._meters.add(sums, weight, attention_mask)
+        if self.distiller.method.follows_means:
+            self._step_means.add(sums, weight)
+
+    def after_step(self) -> None:
+        """Tell the method how the step went that was just taken, before it is counted."""
+        means = self._step_means.read(self._summed_over_ranks)
+        self.distiller.method.after_step(means, self.clock)
+
+    def _summed_over_ranks(self, sums: Tensor) -> Tensor:
+        total = self.accelerator.reduce(sums, "sum")
+        assert isinstance(total, Tensor)
+        return total
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with the Trainer's groups, or with the DSKD line's in parity mode."""
-        if self._parity and self.optimizer is None:
+        """AdamW with the Trainer's groups, or with an official loop's in parity mode; and the method's own groups."""
+        if self.optimizer is not None:
+            return self.optimizer
+        if self._parity:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
-            groups = dskd_groups(self.distiller.named_parameters(), self.args.weight_decay)
-            self.optimizer = kind(groups, **options)
-        return super().create_optimizer(model)
+            of_loop = taid_groups if self._parity == "taid" else dskd_groups
+            self.optimizer = kind(of_loop(self.distiller, self.args.weight_decay), **options)
+        optimizer = super().create_optimizer(model)
+        give_own_groups(optimizer, self.distiller.method.parameter_groups())
+        return optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The schedule of the arguments, or the DSKD line's cosine to 1e-7 in parity mode."""
-        if self._parity and self.lr_scheduler is None:
+        """The schedule of the arguments (TAID's loop: a cosine to 0), or the DSKD line's cosine to 1e-7."""
+        if self._parity == "dskd" and self.lr_scheduler is None:
             self.lr_scheduler = dskd_schedule(optimizer or self.optimizer, num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -103,9 +140,11 @@ class DistillationTrainer(Trainer):
         return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means a scored token since the last training line to that line."""
+        """Add the means a scored token since the last training line, and the method's gauges, to that line."""
         if "loss" in logs:
             logs.update(self._meters.read())
+            taken = replace(self.clock, step=max(0, self.state.global_step - 1))
+            logs.update({name: float(value) for name, value in self.distiller.method.gauges(taken).items()})
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
@@ -131,3 +170,16 @@ class DistillationTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(Path(resume_from_checkpoint), self.distiller)
+
+
+class _AfterStep(TrainerCallback):
+    """The one moment between an optimizer step and its being counted."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Pass it on."""
+        self.trainer.after_step()

@@ -1,0 +1,107 @@
+"""What an entry of the catalogue says, and how a name and its settings are looked up and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stillhouse import schedule
+from stillhouse.mistakes import Mistake, unknown_name
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting of a divergence or a method.
+
+    Attributes:
+        default: Its value where nothing is said.
+        meaning: One line for people.
+        low: The lowest value allowed; not itself where `open_low`.
+        high: The highest value allowed.
+        aliases: The names that papers and their code give it.
+        fixed: It is read once, at the start, so no schedule may move it.
+    """
+
+    default: float | bool
+    meaning: str
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    aliases: tuple[str, ...] = ()
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A divergence or a method as users know it: its paper, what it needs, its parameters.
+
+    Attributes:
+        formula: The value of a row, in the letters of docs/methods.md.
+        official: What the released code does otherwise, and how to get its numbers.
+    """
+
+    name: str
+    paper: str
+    summary: str
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    needs_teacher: bool = True
+    formula: str = ""
+    official: str = ""
+
+
+def find(kind: str, table: Mapping[str, Entry], name: str, where: str = "") -> Entry:
+    """The entry called `name` or one of its aliases, upper and lower case and `-` and `_` alike; else a Mistake."""
+    folded = str(name).lower().replace("-", "_")
+    for entry in table.values():
+        if folded == entry.name or folded in entry.aliases:
+            return entry
+    raise unknown_name(where, kind, str(name), table, (alias for entry in table.values() for alias in entry.aliases))
+
+
+def settle(entry: Entry, settings: Mapping[str, Any], where: str = "", *, schedules: bool = False) -> dict[str, Any]:
+    """Every parameter of `entry`: `settings` by their own names or aliases, checked, and defaults for the rest.
+
+    Raises Mistake for an unknown name, a value out of bounds, and a schedule where it may not be one (`schedules`).
+    """
+    by_alias = {alias: name for name, parameter in entry.parameters.items() for alias in (name, *parameter.aliases)}
+    settled: dict[str, Any] = {}
+    for key, value in settings.items():
+        key_where = f"{where}.{key}" if where else key
+        if key not in by_alias:
+            raise unknown_name(key_where, f"setting of {entry.name}", key, entry.parameters, by_alias)
+        name = by_alias[key]
+        if name in settled:
+            raise Mistake(key_where, f"'{name}' is set twice, once by an alias", "keep one of them")
+        settled[name] = _settled(value, entry.parameters[name], key_where, schedules)
+    return {name: settled.get(name, parameter.default) for name, parameter in entry.parameters.items()}
+
+
+def _settled(value: Any, parameter: Parameter, where: str, schedules: bool) -> Any:
+    if not schedule.is_schedule(value):
+        return _checked(value, parameter, where)
+    if parameter.fixed or isinstance(parameter.default, bool):
+        raise Mistake(where, "does not change over training", "write one value")
+    if not schedules:
+        raise Mistake(where, "is a schedule, and only a method knows how far training is", "write one number")
+    settled = schedule.settle(value, where)
+    for key, extreme in schedule.extremes(settled):
+        _checked(extreme, parameter, f"{where}.{key}")
+    return settled
+
+
+def _checked(value: Any, parameter: Parameter, where: str) -> Any:
+    if isinstance(parameter.default, bool):
+        if not isinstance(value, bool):
+            raise Mistake(where, f"must be true or false, got {value!r}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Mistake(where, f"must be a number, got {value!r}")
+    too_low = value <= parameter.low if parameter.open_low else value < parameter.low
+    if too_low or value > parameter.high:
+        low = f"{'above' if parameter.open_low else 'at least'} {parameter.low:g}"
+        high = f" and at most {parameter.high:g}" if math.isfinite(parameter.high) else ""
+        raise Mistake(where, f"must be {low}{high}, got {value!r}")
+    return float(value)
