@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
+from stillhouse import adapters
+from stillhouse.data.collate import Packed
+from stillhouse.head import Head
 from stillhouse.mistakes import Mistake, shorten
+from stillhouse.model_folders import base_of, find
 
+PIECE = 512  # positions of a packed row that a CPU runs at a time
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_config(path: str, *, overrides: dict[str, Any] | None = None, trust_remote_code: bool = False) -> Any:
-    """The configuration of the model at `path`, with `overrides`.
+    """The configuration of the model at `path` (of an adapter: of its base), with `overrides`.
 
     Raises:
         Mistake: there is no readable configuration, or an override names no key of it.
     """
+    path = find(path)
+    path = base_of(path) or path
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -44,27 +51,63 @@ def load_causal_lm(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     seed: int | None = None,
+    adapter: Literal["keep", "train", "merge"] = "keep",
+    lora: Mapping[str, Any] | None = None,
+    quantize: Literal["4bit", "8bit"] | None = None,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode.
 
     Args:
-        path: A folder or a Hub name.
+        path: A folder or a Hub name; of a run's folder, its best checkpoint. An adapter's folder stands for the adapter
+            on its base.
         dtype: "auto" keeps the checkpoint's own (float32 from scratch), else a key of `DTYPES`.
         from_scratch: Random weights, drawn with `seed`, in the architecture that `path`'s config.json describes.
         config: Overrides of that configuration; only with `from_scratch`.
+        seed: Of random weights, an adapter's included.
+        adapter: Whether an adapter that `path` names stays one, stays one and is trainable, or is merged into its base.
+        lora: Keys of `peft.LoraConfig`, for a new trainable adapter; the weights below it are frozen.
+        quantize: How many bits the frozen weights below an adapter are kept in, by bitsandbytes.
+
+    Returns:
+        The model; with an adapter a `peft.PeftModel` around it, which answers to the same (`adapters.bare` unwraps it).
 
     Raises:
         Mistake: no such model, no weights in safetensors, or a weight that the architecture wants and the file lacks.
     """
-    settled = load_config(path, overrides=config if from_scratch else None, trust_remote_code=trust_remote_code)
+    path = find(path)
+    base = None if from_scratch else base_of(path)
+    if lora is not None and base is not None:
+        raise Mistake(path, "is an adapter already", "train that one, or merge it first: stillhouse export")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     if from_scratch:
-        if seed is not None:
-            set_seed(seed)
-        wanted = DTYPES.get(dtype, torch.float32)
-        return AutoModelForCausalLM.from_config(settled, dtype=wanted, **options).eval()
+        model = _from_scratch(path, dtype, config, options, seed)
+    else:
+        if quantize is not None:
+            options["quantization_config"] = _bits(quantize, dtype)
+        model = _saved(base or path, dtype, options)
+    if seed is not None and lora is not None:
+        set_seed(seed)
+    if lora is not None:
+        model = adapters.put_new(model, lora, adapters.located(path))
+    elif base is not None:
+        model = adapters.put_saved(model, path, trainable=adapter == "train")
+        model = adapters.merged(model) if adapter == "merge" else model
+    return model.eval()
+
+
+def _from_scratch(
+    path: str, dtype: str, config: dict[str, Any] | None, options: dict[str, Any], seed: int | None
+) -> PreTrainedModel:
+    settled = load_config(path, overrides=config, trust_remote_code=options["trust_remote_code"])
+    if seed is not None:
+        set_seed(seed)
+    return AutoModelForCausalLM.from_config(settled, dtype=DTYPES.get(dtype, torch.float32), **options)
+
+
+def _saved(path: str, dtype: str, options: dict[str, Any]) -> PreTrainedModel:
+    load_config(path, trust_remote_code=options["trust_remote_code"])
     if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
         mend = "save the model as safetensors, or set from_scratch: true"
         raise Mistake(path, "no *.safetensors in this folder", mend)
@@ -78,31 +121,70 @@ def load_causal_lm(
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise Mistake(path, f"weights are missing: {missing}", "is this folder of another architecture?")
-    return model.eval()
+    return model
+
+
+def _bits(quantize: str, dtype: str) -> Any:
+    """bitsandbytes' settings: QLoRA's for 4 bits (NF4, quantised twice)."""
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    computed = DTYPES.get(dtype, torch.bfloat16)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=computed,
+    )
+
+
+def check_lora(path: str, lora: Mapping[str, Any], *, trust_remote_code: bool = False) -> None:
+    """Put a new adapter on the architecture of `path` alone, without weights, so that a mistake shows at once.
+
+    Raises:
+        Mistake: peft refuses `lora`, its layers are not in the model, or its adapter on the head cannot be computed.
+    """
+    config = load_config(path, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        adapted = adapters.put_new(model, {**lora, "init_lora_weights": False}, path)
+    Head.of(adapted)
 
 
 def backbone(model: PreTrainedModel) -> torch.nn.Module:
-    """The part of `model` below its LM head; its last hidden state is exactly what the head is applied to."""
-    body = model.base_model
-    if body is model:
+    """The part of `model` below its LM head, adapters in place; the head is applied to its last hidden state."""
+    causal = adapters.bare(model)
+    body = causal.base_model
+    if body is causal:
         raise Mistake(type(model).__name__, "this architecture has no separate backbone", "use another architecture")
     return body
 
 
-def last_hidden(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def last_hidden(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, packed: Packed | None = None
+) -> Tensor:
     """The last hidden state, the input of the LM head, at every position; 0 or anything on padding.
 
     On a CPU rows of unlike lengths are run in groups, which spares the work on padding and changes nothing else. An
     accelerator gets the whole batch: there a launch costs more than padding, and lengths would have to be waited for.
+    For the like reason a CPU, whose attention does the work of the whole [T, T] mask, runs a packed row in pieces.
 
     Args:
-        input_ids: [B, L], padded on the right.
-        attention_mask: [B, L], 1 on real tokens.
+        input_ids: [B, L], padded on the right; or [1, T], packed.
+        attention_mask: [B, L], 1 on real tokens; None is for packed batches alone.
+        packed: where the examples of a packed row are. Not every architecture keeps them apart, see
+            `training.packing.check`.
 
     Returns:
         [B, L, d]
     """
     body, (_, longest) = backbone(model), input_ids.shape
+    if packed is not None:
+        parts = []
+        for part, piece in _pieces(packed) if input_ids.is_cpu else [(slice(None), packed)]:
+            output = body(input_ids=input_ids[:, part], use_cache=False, **_apart(model, piece))
+            parts.append(output.last_hidden_state)  # [1, t, d]
+        return torch.cat(parts, dim=1)  # [1, T, d]
+    assert attention_mask is not None, "a padded batch has an attention mask"
     lengths = attention_mask.sum(1).tolist() if input_ids.is_cpu else []
     groups = like_lengths(lengths)
     if len(groups) <= 1:
@@ -115,6 +197,36 @@ def last_hidden(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tenso
         parts.append(torch.nn.functional.pad(hidden, (0, 0, 0, longest - length)))  # [b, L, d]
     order = torch.tensor([row for rows in groups for row in rows])
     return torch.cat(parts)[order.argsort()]  # [B, L, d]
+
+
+def _pieces(packed: Packed) -> Iterator[tuple[slice, Packed]]:
+    """A packed row cut between examples: neighbours go together while they have at most `PIECE` positions."""
+    boundaries: list[int] = packed["boundaries"].tolist()
+    first = 0
+    for last in range(1, len(boundaries)):
+        if last + 1 < len(boundaries) and boundaries[last + 1] - boundaries[first] <= PIECE:
+            continue
+        part = slice(boundaries[first], boundaries[last])
+        piece: Packed = {
+            **packed,
+            "position_ids": packed["position_ids"][:, part],
+            "boundaries": packed["boundaries"][first : last + 1] - part.start,
+        }
+        yield part, piece
+        first = last
+
+
+def _apart(model: PreTrainedModel, packed: Packed) -> dict[str, Any]:
+    """What makes transformers' attention stay within the examples of a packed row.
+
+    Position ids that start anew, and no mask, become a block-diagonal mask (eager, sdpa, flex). Flash attention would
+    find the boundaries from them as well, but in every layer and waiting for the device each time, so it gets them.
+    """
+    given: dict[str, Any] = {"position_ids": packed["position_ids"]}
+    if "flash" in str(model.config._attn_implementation):
+        given |= {"cu_seq_lens_q": packed["boundaries"], "cu_seq_lens_k": packed["boundaries"]}
+        given |= {"max_length_q": packed["longest"], "max_length_k": packed["longest"]}
+    return given
 
 
 def like_lengths(lengths: Sequence[int], cost: int = 256) -> list[list[int]]:

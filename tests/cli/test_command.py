@@ -30,7 +30,8 @@ def test_help_of_a_verb_names_every_key_and_fits(verb: str, capsys: pytest.Captu
     assert cli.main([verb, "--help"]) == 0
     out = capsys.readouterr().out
     for key in all_keys(OPTIONS[verb]):
-        inside = key.startswith(("training.", "method.")) or (verb == "sft" and key.startswith("teacher"))
+        inside = key.startswith(("training.", "method.", "student.lora."))
+        inside = inside or (verb == "sft" and key.startswith("teacher"))
         assert inside or f"  {key}" in out, key
     assert max(map(len, out.splitlines())) <= 120
     assert len(out.splitlines()) <= 70
@@ -143,3 +144,12 @@ def test_python_dash_m(tmp_path: Path) -> None:
 )
 def test_what_the_verbs_call_is_there(package: str, function: str) -> None:
     assert callable(getattr(importlib.import_module(f"stillhouse.{package}"), function))
+
+
+def test_of_several_processes_only_the_first_does_what_one_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank, says in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main(["methods"]) == 0
+        assert bool(capsys.readouterr().out) == says

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from stillhouse.data.collate import Collator
+from stillhouse.data.collate import Collator, PackingCollator
 from stillhouse.data.encode import Limits, encode_all
 from stillhouse.data.example import Example, Segment
 from stillhouse.data.tokenizer import pad_id
@@ -43,6 +45,36 @@ def test_a_fixed_length_adds_padding_and_nothing_else():
     assert padded["scored_at"].tolist() == [1, 2, 5]
     with pytest.raises(ValueError, match="an item has 3 positions, but pad_to is 2"):
         Collator(pad_id=1, pad_to=2)(ITEMS)
+
+
+def test_a_packed_batch_is_one_row_of_examples_that_each_begin_at_position_0():
+    batch = PackingCollator()(ITEMS)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 5]]
+    assert batch["labels"].tolist() == [[-100, 7, 8, 9]]
+    assert batch["scored"].tolist() == [[False, True, True, True]]
+    assert batch["scored_at"].tolist() == [1, 2, 3]
+    assert batch["sample"].tolist() == [3, 0]
+    assert "attention_mask" not in batch
+    packed = batch["packed"]
+    assert packed["position_ids"].tolist() == [[0, 1, 2, 0]]
+    assert packed["boundaries"].tolist() == [0, 3, 4] and packed["boundaries"].dtype == torch.int32
+    assert packed["longest"] == 3
+    assert packed["sequence"].tolist() == [0, 0, 1]
+    assert {batch[key].dtype for key in ("input_ids", "labels", "scored_at", "sample")} == {torch.long}
+    assert {packed[key].dtype for key in ("position_ids", "sequence")} == {torch.long}
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=2, max_size=9).filter(lambda some: any(some[:-1])), min_size=1))
+def test_packed_and_padded_batches_score_the_same_tokens_in_the_same_order(scored: list[list[bool]]):
+    items = [item(list(range(2, 2 + len(some))), [*some[:-1], False], i) for i, some in enumerate(scored)]
+    padded, packed = Collator(pad_id=1)(items), PackingCollator()(items)
+    for batch in (padded, packed):
+        batch["predicted"] = batch["labels"].flatten()[batch["scored_at"]]
+        batch["from"] = batch["input_ids"].flatten()[batch["scored_at"]]
+    assert torch.equal(packed["predicted"], padded["predicted"]) and torch.equal(packed["from"], padded["from"])
+    assert torch.equal(packed["packed"]["sequence"], padded["scored_at"] // padded["labels"].shape[1])
+    assert torch.equal(packed["predicted"], packed["from"] + 1)  # never the first token of the next example
+    assert packed["input_ids"].numel() == int(padded["attention_mask"].sum())
 
 
 def test_a_loader_with_workers_gives_every_item_once():

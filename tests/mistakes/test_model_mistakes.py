@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stillhouse import cli, models
-from stillhouse.training import launch
+from stillhouse.training import prepare
 from tests import toy
 
 
@@ -86,7 +86,7 @@ def test_the_line_is_said_before_weights_load(
         raise AssertionError("weights were loaded before the mistake was said")
 
     monkeypatch.setattr(models, "load_causal_lm", loads)
-    monkeypatch.setattr(launch, "load_causal_lm", loads)
+    monkeypatch.setattr(prepare, "load_causal_lm", loads)
     keys = {
         "student.model": "student",
         "teacher.model": "teacher",

@@ -28,9 +28,10 @@ from stillhouse.recipe import (
 )
 from stillhouse.recipe.document import read_document
 from stillhouse.recipe.names import all_keys, meant
-from stillhouse.recipe.trainer_arguments import DEFAULTS
+from stillhouse.recipe.trainer_arguments import DEFAULTS, OURS
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+FOLDERS = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(path for path in FOLDERS.rglob("*.yaml") if path.parent.name != "accelerate")  # those are launchers
 
 WHOLE = """
 student: {model: models/small, from_scratch: true, config: {n_layer: 2, resid_pdrop: 0.0}}
@@ -291,6 +292,21 @@ def test_todi_recipes_have_the_settings_of_its_scripts() -> None:
     assert distil.teacher.model == str(teacher.folder / "last")
 
 
+def test_todi_recipes_of_llama_are_adapters_with_the_papers_settings() -> None:
+    folder = Path(__file__).parents[2] / "recipes" / "todi"
+    distil = parse("distill", [str(folder / "tinyllama-from-llama2.yaml")])
+    teacher = parse("sft", [str(folder / "sft-llama2.yaml")])
+    for recipe, batch in ((distil, 4), (teacher, 8)):
+        training = recipe.training
+        assert recipe.student.lora == {"r": 256, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": None}
+        assert training["learning_rate"] == 1e-3 and training["num_train_epochs"] == 10 and training["parity"]
+        assert training["per_device_train_batch_size"] == batch and training["activation_checkpointing"]
+        assert training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] == 32
+        assert (recipe.data.max_length, recipe.data.max_prompt_length, recipe.data.cut) == (512, 256, "end")
+    assert (distil.method["temperature"], distil.method["kd_weight"]) == (2.0, 0.5)
+    assert distil.teacher is not None and distil.teacher.model == str(teacher.folder)
+
+
 def typo(word: str, rng: random.Random) -> str:
     """One letter left out, two swapped, one replaced or one too many."""
     at, letter = rng.randrange(len(word) - 1), rng.choice(string.ascii_lowercase)
@@ -305,7 +321,8 @@ def typo(word: str, rng: random.Random) -> str:
 
 
 def test_did_you_mean_is_right_on_95_of_100_typos() -> None:
-    keys, rng = list(all_keys(Recipe)), random.Random(20240229)
+    # A typo in `r` leaves nothing of it.
+    keys, rng = [key for key in all_keys(Recipe) if key != "student.lora.r"], random.Random(20240229)
     wrong, asked = [], 0
     for key in rng.sample(keys, 110):
         section, dot, leaf = key.rpartition(".")
@@ -325,11 +342,11 @@ def test_training_keys_are_those_of_the_real_training_arguments() -> None:
     from stillhouse.recipe.trainer_arguments import RESERVED, arguments
 
     fields = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
-    assert arguments().keys() - {"parity"} == fields.keys() - RESERVED.keys()
-    assert DEFAULTS.keys() - {"parity"} <= fields.keys()
+    assert arguments().keys() - OURS.keys() == fields.keys() - RESERVED.keys()
+    assert DEFAULTS.keys() - OURS.keys() <= fields.keys()
     assert set(arguments()["lr_scheduler_type"].choices) == {member.value for member in SchedulerType}
     assert set(arguments()["optim"].choices) == {member.value for member in OptimizerNames}
     for name, argument in arguments().items():
-        if name != "parity" and argument.annotation in (int, float, bool, str):
+        if name not in OURS and argument.annotation in (int, float, bool, str):
             default = fields[name].default
             assert isinstance(default, (argument.annotation, int)), (name, default)

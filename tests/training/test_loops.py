@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +17,10 @@ from stillhouse.data.encode import Limits, encode_all
 from stillhouse.data.rows import read_rows
 from stillhouse.data.templates import build as build_template
 from stillhouse.data.tokenizer import load_tokenizer, pad_id
+from stillhouse.head import Blocks
 from stillhouse.methods import Clock, build
 from stillhouse.training import run
+from stillhouse.training.distiller import Distiller
 from tests import toy
 from tests.training.test_run import metrics, recipe, weights
 
@@ -101,10 +105,10 @@ def test_the_learnt_temperature_has_its_own_learning_rate(world: Path, tmp_path:
     options = ["--method.name=ctkd", "--method.theta_learning_rate=0.1", "--training.learning_rate=1e-4"]
     lines = [line for line in metrics(run(recipe(world, tmp_path, *options))) if "loss" in line]
     share = 1.0 / (1.0 + math.exp(-1.0))
+    assert lines[0]["temperature"] == pytest.approx(1.0 + 20.0 * share)
     # AdamW's first step is its learning rate: 0.1, and not 1e-4.
-    assert abs(lines[0]["temperature"] - (1.0 + 20.0 * share)) == pytest.approx(
-        0.1 * 20.0 * share * (1 - share), rel=0.1
-    )
+    moved = abs(lines[1]["temperature"] - lines[0]["temperature"])
+    assert moved == pytest.approx(0.1 * 20.0 * share * (1 - share), rel=0.1)
     assert len({line["temperature"] for line in lines}) == len(lines)
 
 
@@ -122,3 +126,27 @@ def test_settings_follow_their_schedules_and_are_logged(world: Path, tmp_path: P
     for line in lines:
         share = line["kd_weight"]
         assert line["loss"] == pytest.approx((1.0 - share) * line["ce"] + share * line["kd"], rel=1e-5)
+
+
+def test_block_sizes_of_the_recipe_change_nothing_but_time(world: Path, tmp_path: Path) -> None:
+    options = ["--training.max_steps=3", "--training.adam_epsilon=1e-4"]
+    plain = run(recipe(world, tmp_path / "plain", *options))
+    cut = ["--head.rows=7", "--head.elements=700", "--head.vocabulary_tile=11"]
+    blocks = run(recipe(world, tmp_path / "cut", *options, *cut))
+    for name, value in weights(plain / "last").items():
+        torch.testing.assert_close(weights(blocks / "last")[name], value, rtol=0, atol=1e-6)
+    assert weights(plain / "last").keys() == weights(blocks / "last").keys()
+
+
+def test_the_head_gets_the_blocks_of_the_recipe(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[Blocks | None] = set()
+    forward = Distiller.forward
+
+    def noted(self: Distiller, *given: Any, **named: Any) -> Any:
+        seen.add(self.method.blocks)
+        return forward(self, *given, **named)
+
+    monkeypatch.setattr(Distiller, "forward", noted)
+    run(recipe(world, tmp_path / "a", "--training.max_steps=1"))
+    run(recipe(world, tmp_path / "b", "--training.max_steps=1", "--head.rows=7"))
+    assert seen == {None, replace(Blocks.on(torch.device("cpu")), rows=7)}

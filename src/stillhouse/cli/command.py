@@ -6,12 +6,13 @@ of ours and shows its traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from stillhouse import __version__
-from stillhouse.cli import demo, distill, evaluate, generate, methods, report, sft
+from stillhouse.cli import demo, distill, evaluate, export, generate, methods, report, sft
 from stillhouse.cli.help import of_command, of_verb
 from stillhouse.mistakes import LONGEST_LINE, Mistake, shorten, unknown_name
 
@@ -20,11 +21,13 @@ VERBS: dict[str, ModuleType] = {
     "distill": distill,
     "generate": generate,
     "evaluate": evaluate,
+    "export": export,
     "report": report,
     "methods": methods,
     "demo": demo,
 }
 MISTAKE, STOPPED = 2, 130
+DRY_RUN = "--dry-run"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,8 +66,10 @@ def _run_verb(name: str, arguments: list[str]) -> None:
     from stillhouse.recipe.document import dump
     from stillhouse.recipe.parse import at_place, parse_located
 
-    shows = "--print_config" in arguments
-    options, located = parse_located(name, [word for word in arguments if word != "--print_config"])
+    shows, rehearses = "--print_config" in arguments, DRY_RUN in arguments
+    if rehearses and not hasattr(VERBS[name], "rehearse"):
+        raise Mistake(DRY_RUN, f"is not asked by {name}", "it is for sft and distill")
+    options, located = parse_located(name, [word for word in arguments if word not in ("--print_config", DRY_RUN)])
     if shows:
         print(dump(options.as_dict()), end="")
         return
@@ -72,4 +77,9 @@ def _run_verb(name: str, arguments: list[str]) -> None:
         check(options)
     except Mistake as mistake:
         raise at_place(mistake, located, name) from None
+    if rehearses:
+        VERBS[name].rehearse(options)
+        return
+    if os.environ.get("RANK", "0") != "0" and not hasattr(VERBS[name], "rehearse"):
+        return  # a launcher started several processes for what one does
     VERBS[name].run(options)

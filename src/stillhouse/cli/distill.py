@@ -13,3 +13,10 @@ def run(recipe: Recipe) -> None:
     from stillhouse import training
 
     training.run(recipe)
+
+
+def rehearse(recipe: Recipe) -> None:
+    """Check and count everything, take one step, and leave nothing behind."""
+    from stillhouse import training
+
+    training.rehearse(recipe)

@@ -44,7 +44,11 @@ def of_verb(verb: str, summary: str, example: str) -> str:
         *_keys(schema, verb),
     ]
     if schema is Recipe:
-        lines += ["", "Paths begin where the command is run. A stopped run goes on when its command is given again."]
+        lines += [
+            "",
+            "--dry-run checks and counts everything, estimates memory, takes one step and leaves nothing behind.",
+            "Paths begin where the command is run. A stopped run goes on when its command is given again.",
+        ]
     return "\n".join(lines)
 
 

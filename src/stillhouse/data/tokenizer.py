@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from stillhouse.data.rows import may_be_hub_name, missing
 from stillhouse.mistakes import Mistake, shorten
+from stillhouse.model_folders import base_of, find
 
 # Any of these makes a folder a tokenizer's.
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
@@ -26,12 +27,17 @@ PROBES = (
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """A fast tokenizer from a folder or the Hub, padding to the right, by its end-of-text token if it has no other.
 
+    Of a run's folder it is the best checkpoint's; of an adapter without one, its base's.
+
     No token is ever added: the model's embeddings stay as they are.
 
     Raises:
         Mistake: no such folder, no tokenizer in it, none that gives offsets, or none with an end-of-text token.
     """
-    where = str(path)
+    where = path = find(str(path))
+    base = base_of(where)
+    if base is not None and not any((Path(where) / name).is_file() for name in FILES):
+        where = path = base  # an adapter that was saved without a tokenizer answers in its base's
     _check_folder(Path(path), where)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)

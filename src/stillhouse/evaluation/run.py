@@ -23,6 +23,7 @@ from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.evaluation.kept import Keeper, hash_of
 from stillhouse.evaluation.predictions import Evaluated, Prediction, Questions, predict, seeds_that_matter
 from stillhouse.mistakes import Mistake
+from stillhouse.model_folders import remark
 from stillhouse.rollout import Sampling
 from stillhouse.rollout.author import identify, load_author
 from stillhouse.store.records import MANIFEST
@@ -64,6 +65,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     seeds = seeds_that_matter(sampling, options.seeds)
     if len(seeds) < len(options.seeds):
         say(f"temperature 0: every seed gives the same answers, only {seeds[0]} is used")
+    if said := remark(options.model):
+        say(said)
     tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
     questions = _questions(options, tokenizer)
     model_hash = identify(options.model, trust_remote_code=options.trust_remote_code)

@@ -63,7 +63,8 @@ def _with_lora(module: Any, name: str, weight: Tensor, bias: Tensor | None) -> t
         raise Mistake("lm_head", f"adapter '{name}' on it has dropout, which no weight can express", mend)
     dtype = torch.promote_types(weight.dtype, second.weight.dtype)
     # Under autocast the sum would be rounded to bf16, and with it most of what an adapter adds.
-    with torch.autocast(weight.device.type, enabled=False):
+    kind = "cpu" if weight.is_meta else weight.device.type  # without weights there is no autocast to leave either
+    with torch.autocast(kind, enabled=False):
         a, b = first.weight.to(dtype), second.weight.to(dtype)  # [r, d], [V', r]
         weight = torch.addmm(weight.to(dtype), b, a, alpha=scaling)
         if second.bias is not None:

@@ -19,16 +19,19 @@ class Blocks:
         rows: rows of one matrix product with the head.
         elements: elements of one sub-block of element-wise work, and of the head's rows gathered at a time.
         vocabulary_tile: rows of dW that are added to at a time.
+        kernel_from: logits of a block from which on a CPU takes `rowwise_loss` through its own compiled kernel
+            (`fused`), whose first use takes seconds.
         compile: run the element-wise work of `rowwise_loss` through `torch.compile`.
     """
 
-    rows: int = 256
+    rows: int = 512
     elements: int = 800_000
     vocabulary_tile: int = 2_048
+    kernel_from: int = 2_000_000
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.rows, self.elements, self.vocabulary_tile) < 1:
+        if min(self.rows, self.elements, self.vocabulary_tile, self.kernel_from) < 1:
             raise ValueError(f"blocks must be of at least 1: {self}")
 
     @classmethod

@@ -59,7 +59,8 @@ class _LogNormalizer(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         found, *leaves = ctx.saved_tensors
         plan: _Plan = ctx.plan
-        gradients = Gradients(tuple(leaves), ctx.needs_input_grad[1:], plan.dtype)
+        blocks = sum(1 for _ in pieces(len(found), plan.blocks.rows))
+        gradients = Gradients(tuple(leaves), ctx.needs_input_grad[1:], plan.dtype, blocks)
         with torch.autocast(found.device.type, enabled=False):
             products = plan.products(tuple(leaves))
             for rows in pieces(len(found), plan.blocks.rows):

@@ -24,8 +24,8 @@ class Predictions:
         hidden: [N, d], the last hidden state at the predicting positions.
         head: what turns them into logits.
         labels: [N], the token that came next.
-        sequence: [N], which row of the batch a prediction belongs to.
-        positions: B x L of the batch that these are the scored ones of, prompts and padding included; 0 if unknown.
+        sequence: [N], which example of the batch a prediction belongs to.
+        positions: of the whole batch that these are the scored ones of, prompts and padding included; 0 if unknown.
     """
 
     hidden: Tensor
@@ -81,7 +81,9 @@ class Predictions:
         return self.head.logits(self.hidden)
 
 
-def at_scored(hidden: Tensor, head: Head, labels: Tensor, scored_at: Tensor) -> Predictions:
+def at_scored(
+    hidden: Tensor, head: Head, labels: Tensor, scored_at: Tensor, sequence: Tensor | None = None
+) -> Predictions:
     """The predictions at the scored positions of a batch; prompt and padding are dropped here, before any logits.
 
     Args:
@@ -89,12 +91,13 @@ def at_scored(hidden: Tensor, head: Head, labels: Tensor, scored_at: Tensor) -> 
         labels: [B, L], the next token where its position is scored (already shifted).
         scored_at: [N], indices into the flattened [B * L] positions. They come from the collator, on the CPU: finding
             them here would make a GPU wait for its host at every step.
+        sequence: [N], the example of each scored position, where a row holds several; by default the row.
     """
     length = labels.shape[1]
     return Predictions(
         hidden.flatten(0, 1)[scored_at],  # [N, d]
         head,
         labels.flatten()[scored_at],  # [N]
-        scored_at // length,  # [N]
+        scored_at // length if sequence is None else sequence,  # [N]
         labels.numel(),
     )

@@ -37,24 +37,41 @@ class Products:
         self.hidden = hidden.detach().to(dtype)  # [N, d]
         bias = None if bias is None else bias.detach().to(dtype)
         self.head = replace(head, weight=weight.detach().to(dtype), bias=bias)
+        self._buffer: Tensor | None = None
 
     def of(self, rows: slice) -> Tensor:
-        """[B, V] before scale and soft-cap; fresh, so that a gradient may be written over it."""
-        return self.head.linear(self.hidden[rows])
+        """[B, V] before scale and soft-cap; a gradient may be written over it, and the next block is.
+
+        One buffer serves all blocks: a fresh one costs a CPU as much in page faults as a good part of the product.
+        """
+        hidden, vocabulary = self.hidden[rows], self.head.vocabulary
+        if self._buffer is None or len(self._buffer) < len(hidden):
+            self._buffer = hidden.new_empty(len(hidden), vocabulary)  # [B, V]
+        product, weight = self._buffer[: len(hidden)], self.head.weight[:vocabulary]
+        if self.head.bias is None:
+            return torch.mm(hidden, weight.T, out=product)
+        return torch.addmm(self.head.bias[:vocabulary], hidden, weight.T, out=product)
 
 
 class Gradients:
     """dH, dW and db of one pass, added up a block of rows at a time; None where nobody wants it.
 
-    dW and db are added in fp32 (fp64 for fp64): over many blocks a bf16 sum would stop growing.
+    dW and db are added in fp32 (fp64 for fp64): over many blocks a bf16 sum would stop growing. Where there is one
+    block, or the products are of that dtype anyway, the matrix product itself writes into dW or adds to it.
+
+    Args:
+        blocks: how many blocks `add` will be called with; None where others write into the sums.
     """
 
-    def __init__(self, leaves: Leaves, wants: Wants, dtype: torch.dtype) -> None:
+    def __init__(self, leaves: Leaves, wants: Wants, dtype: torch.dtype, blocks: int | None = None) -> None:
         hidden, weight, bias = leaves
         sums = statistics_dtype(hidden)
         self._dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        self._direct = blocks is not None and dtype == (weight.dtype if blocks == 1 else sums)
+        self._empty = blocks is not None  # nothing is in `weight` yet, not even zeros: those cost a pass
         self.hidden = torch.zeros_like(hidden, dtype=dtype) if wants[0] else None  # [N, d]
-        self.weight = torch.zeros_like(weight, dtype=sums) if wants[1] else None  # [V', d]
+        fresh = torch.empty_like if blocks else torch.zeros_like
+        self.weight = fresh(weight, dtype=dtype if self._direct else sums) if wants[1] else None  # [V', d]
         self.bias = torch.zeros_like(bias, dtype=sums) if wants[2] and bias is not None else None  # [V']
 
     @property
@@ -68,13 +85,28 @@ class Gradients:
         if self.hidden is not None:
             torch.mm(gradient, products.head.weight[:vocabulary], out=self.hidden[rows])
         if self.weight is not None:
-            for tile in pieces(vocabulary, blocks.vocabulary_tile):
-                self.weight[tile] += gradient[:, tile].T @ hidden  # [tile, d], added in fp32
+            self._add_weight(self.weight, gradient, hidden, blocks.vocabulary_tile)
         if self.bias is not None:
             self.bias[:vocabulary] += gradient.sum(0, dtype=self.bias.dtype)
 
+    def _add_weight(self, weight: Tensor, gradient: Tensor, hidden: Tensor, tile_rows: int) -> None:
+        vocabulary = gradient.shape[1]
+        first, self._empty = self._empty, False
+        if first:
+            weight[vocabulary:].zero_()  # the padding of the vocabulary
+        if self._direct and first:
+            torch.mm(gradient.T, hidden, out=weight[:vocabulary])
+        elif self._direct:
+            weight[:vocabulary].addmm_(gradient.T, hidden)
+        else:
+            for tile in pieces(vocabulary, tile_rows):
+                product = gradient[:, tile].T @ hidden  # [tile, d], added in fp32
+                weight[tile].copy_(product) if first else weight[tile].add_(product)
+
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """dH, dW and db in the dtypes of what they are gradients of."""
+        if self._empty and self.weight is not None:
+            self.weight.zero_()
         found = (self.hidden, self.weight, self.bias)
         hidden, weight, bias = (
             None if g is None else g.to(dtype) for g, dtype in zip(found, self._dtypes, strict=True)

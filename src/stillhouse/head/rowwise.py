@@ -21,6 +21,7 @@ from torch import Tensor
 
 from stillhouse.head.blocks import Blocks, pieces
 from stillhouse.head.elementwise import Elementwise, Monitor, Term, compiled, evaluate
+from stillhouse.head.fused import fused, supports
 from stillhouse.head.lm_head import Head
 from stillhouse.head.predictions import Predictions
 from stillhouse.head.products import Gradients, Leaves, Products, Wants, compute_dtype, statistics_dtype
@@ -109,18 +110,17 @@ class _Rowwise(torch.autograd.Function):
     def forward(ctx: Any, work: _Work, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
         wants_h, wants_w, wants_b = (work.wants_gradient and needed for needed in ctx.needs_input_grad[1:])
         with torch.autocast(hidden.device.type, enabled=False):
-            pass_ = _Pass(work, (hidden, weight, bias), (wants_h, wants_w, wants_b))
-            pass_.run()
-        gradients = pass_.gradients.finished()
+            values, sums = _Pass(work, (hidden, weight, bias), (wants_h, wants_w, wants_b)).run()
+        gradients = sums.finished()  # the pass and its blocks of logits are gone by now
         ctx.present = [gradient is not None for gradient in gradients]
         ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
         total = sum(
-            (term.weight * pass_.values[index].sum() for index, term in enumerate(work.terms)),
-            start=pass_.values.new_zeros(()),
+            (term.weight * values[index].sum() for index, term in enumerate(work.terms)),
+            start=values.new_zeros(()),
         )
-        values = pass_.values.unbind(0)
-        ctx.mark_non_differentiable(*values)
-        return total, *values
+        parts = values.unbind(0)
+        ctx.mark_non_differentiable(*parts)
+        return total, *parts
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -136,9 +136,11 @@ class _Pass:
 
     def __init__(self, work: _Work, leaves: Leaves, wants: Wants) -> None:
         self.work = work
-        self.products = Products(leaves, work.head, work.compute_dtype)
-        self.gradients = Gradients(leaves, wants, work.compute_dtype)
         hidden = leaves[0]
+        self.products = Products(leaves, work.head, work.compute_dtype)
+        self.teacher = None if work.teacher is None else _teacher_products(work.teacher)
+        blocks = sum(1 for _ in pieces(len(hidden), work.blocks.rows))
+        self.gradients = Gradients(leaves, wants, work.compute_dtype, blocks)
         count = len(work.terms) + len(work.monitors)
         dtype = statistics_dtype(hidden)
         self.values = torch.zeros(count, len(hidden), dtype=dtype, device=hidden.device)  # [terms + monitors, N]
@@ -150,16 +152,31 @@ class _Pass:
             self.gradients.wanted,
         )
 
-    def run(self) -> None:
+    def run(self) -> tuple[Tensor, Gradients]:
+        """Values [terms + monitors, N], and the sums of the gradients."""
         for block in pieces(len(self.work.labels), self.work.blocks.rows):
             self._block(block)
+        return self.values, self.gradients
 
     def _block(self, block: slice) -> None:
         work = self.work
         product = self.products.of(block)  # [B, V]
-        teacher_product = None if work.teacher is None else _teacher_product(work.teacher, block)  # [B, V]
-        function = compiled if work.blocks.compile else evaluate
+        teacher_product = None if self.teacher is None else self.teacher.of(block)  # [B, V]
         labels, values = work.labels[block], self.values[:, block]  # [B], [terms + monitors, B]
+        large = not work.blocks.compile and product.numel() >= work.blocks.kernel_from
+        if large and supports(self.elementwise, product, teacher_product):
+            found, _ = fused(self.elementwise, product, teacher_product, labels)  # the gradient is over the product
+            for row, value in zip(values, found, strict=True):
+                row.copy_(value)
+        else:
+            product = self._by_pieces(product, teacher_product, labels, values)
+        if self.gradients.wanted:
+            self.gradients.add(self.products, block, product, work.blocks)
+
+    def _by_pieces(self, product: Tensor, teacher_product: Tensor | None, labels: Tensor, values: Tensor) -> Tensor:
+        """Fill `values` [terms + monitors, B] a sub-block at a time; the gradient by the products [B, V]."""
+        work = self.work
+        function = compiled if work.blocks.compile else evaluate
         for sub in work.blocks.within(len(product), work.head.vocabulary):
             theirs = None if teacher_product is None else teacher_product[sub]
             found, gradient = function(self.elementwise, product[sub], theirs, labels[sub])
@@ -169,10 +186,10 @@ class _Pass:
                 product = gradient  # one sub-block is the whole block: nothing to copy
             elif gradient is not None:
                 product[sub] = gradient  # the product is not needed any more
-        if self.gradients.wanted:
-            self.gradients.add(self.products, block, product, work.blocks)
+        return product
 
 
-def _teacher_product(teacher: Predictions, block: slice) -> Tensor:
-    """[B, V] in the head's own dtype: a teacher computes as it was loaded, whatever the student's autocast."""
-    return teacher.head.linear(teacher.hidden[block].to(teacher.head.weight.dtype))
+def _teacher_products(teacher: Predictions) -> Products:
+    """In the head's own dtype: a teacher computes as it was loaded, whatever the student's autocast."""
+    head = teacher.head
+    return Products((teacher.hidden, head.weight, head.bias), head, head.weight.dtype)

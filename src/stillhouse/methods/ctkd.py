@@ -23,19 +23,20 @@ class CurriculumTemperature(Method):
     """T^2 KL(p||q) at T = temp_start + temp_end sigmoid(theta), theta climbing where the student descends.
 
     Attributes:
-        theta: the learnt number, in an optimizer group of its own.
+        theta: the learnt number [1], in an optimizer group of its own (FSDP2 takes no parameter without a dimension).
     """
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         super().__init__(name, settings)
         learns = not self.settings["parity"]
-        self.theta = nn.Parameter(torch.tensor(float(self.settings["theta"])), requires_grad=learns)
+        self._used = 0.0
+        self.theta = nn.Parameter(torch.full((1,), float(self.settings["theta"])), requires_grad=learns)
 
     def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> Terms:
         """Sum over N tokens; `teacher` must be given."""
         now = self.at(clock)
         climbing = self.temperature(self.reversal(clock))
-        temperature = climbing.item()
+        self._used = temperature = climbing.item()
         terms = self.mixed(build_divergence("forward_kl", temperature=temperature), now["kd_weight"], temperature**2)
         watched = {SLOPE: partial(temperature_slope, temperature=temperature)}
         if now["parity"]:
@@ -55,7 +56,7 @@ class CurriculumTemperature(Method):
     def temperature(self, gradient_factor: float = 1.0) -> Tensor:
         """T, with theta's gradient multiplied by `gradient_factor`: negative is gradient reversal."""
         theta = gradient_factor * self.theta + (1.0 - gradient_factor) * self.theta.detach()
-        return self.settings["temp_start"] + self.settings["temp_end"] * torch.sigmoid(theta)
+        return (self.settings["temp_start"] + self.settings["temp_end"] * torch.sigmoid(theta)).squeeze(0)
 
     def reversal(self, clock: Clock) -> float:
         """From nearly 0 in the first epoch to -reversal in epoch `num_loops` and after, by a cosine."""
@@ -64,8 +65,8 @@ class CurriculumTemperature(Method):
         return -self.at(clock)["reversal"] * 0.5 * (1.0 - math.cos(math.pi * done))
 
     def gauges(self, clock: Clock) -> dict[str, float | Tensor]:
-        """The schedules, and the temperature."""
-        return {**super().gauges(clock), "temperature": self.temperature().detach()}
+        """The schedules, and the temperature of the last forward; theta itself may be in shards between two."""
+        return {**super().gauges(clock), "temperature": self._used}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """theta alone: its own learning rate, and no decay, which would draw T to the middle of its range."""

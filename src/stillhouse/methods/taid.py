@@ -59,6 +59,7 @@ class TAID(Method):
     def _move(self, loss: Tensor, clock: Clock) -> None:
         """Without a branch on a value, so that an accelerator need not be waited for."""
         now, loss = self.at(clock), loss.to(self.t.dtype)
+        sound = torch.isfinite(loss)  # a step whose loss is not is not taken, and so never was
         first = torch.isinf(self.previous)
         change = (self.previous - loss) / (self.previous + 1e-15)
         momentum = now["beta"] * self.momentum + (1.0 - now["beta"]) * change
@@ -68,6 +69,6 @@ class TAID(Method):
             moved = (self.t + step).clamp(min=line).clamp(max=now["t_end"])
         else:
             moved = torch.full_like(self.t, line)
-        self.t.copy_(torch.where(first, self.t, moved))
-        self.momentum.copy_(torch.where(first, self.momentum, momentum))
-        self.previous.copy_(loss)
+        self.t.copy_(torch.where(first | ~sound, self.t, moved))
+        self.momentum.copy_(torch.where(first | ~sound, self.momentum, momentum))
+        self.previous.copy_(torch.where(sound, loss, self.previous))

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 from stillhouse.mistakes import Mistake
-from stillhouse.recipe.schema import EvaluateOptions, GenerateOptions, Recipe, ReportOptions
+from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find
+from stillhouse.recipe.schema import EvaluateOptions, ExportOptions, GenerateOptions, Recipe, ReportOptions
 from stillhouse.recipe.section import Section
 
 # A file up to this size is read whole, in well under a second a piece; of a larger one, the first rows.
@@ -39,6 +40,10 @@ def _check(options: Section) -> None:
         _check_rows("data", options.data, options.limit, answered=False)
         if Path(options.out).exists() and not options.overwrite:
             raise Mistake("out", f"'{options.out}' is there already", "give another --out, or --overwrite=true")
+    elif isinstance(options, ExportOptions):
+        _check_model("model", options.model)
+        if Path(options.out).exists() and not options.overwrite:
+            raise Mistake("out", f"'{options.out}' is there already", "give another --out, or --overwrite=true")
     elif isinstance(options, EvaluateOptions):
         _check_model("model", options.model)
         for source in options.data:
@@ -55,6 +60,7 @@ def _check_recipe(recipe: Recipe) -> None:
         raise Mistake(str(recipe.folder), "holds a finished run", mend)
     student = recipe.student
     _check_model("student.model", student.model, weights=not student.from_scratch)
+    check_adapter(recipe)
     if student.tokenizer is not None:
         _check_folder("student.tokenizer", student.tokenizer)
     if recipe.teacher is not None:
@@ -63,6 +69,21 @@ def _check_recipe(recipe: Recipe) -> None:
     _check_rows("data.train", data.train, data.limit, answered=True, split=data.train_split)
     if data.eval is not None:
         _check_rows("data.eval", data.eval, data.eval_limit, answered=True, split=data.eval_split)
+
+
+def check_adapter(recipe: Recipe) -> None:
+    """Compare what the recipe asks of an adapter with the student's folder.
+
+    Raises:
+        Mistake: a second adapter is asked for, or a quantised model without one.
+    """
+    student = recipe.student
+    adapted = not student.from_scratch and base_of(find(student.model)) is not None
+    if adapted and student.lora is not None:
+        wrong = f"'{student.model}' is an adapter, which goes on with its own settings"
+        raise Mistake("student.lora", wrong, "write null, or merge the adapter first: stillhouse export")
+    if student.quantize is not None and student.lora is None and not adapted:
+        raise Mistake("student.quantize", "quantised weights cannot be trained", "add student.lora: {}")
 
 
 def _check_rows(key: str, source: str, limit: int | None, *, answered: bool, split: str = "train") -> None:
@@ -104,9 +125,14 @@ def _check_model(key: str, name: str, *, weights: bool = True) -> None:
     folder = _check_folder(key, name)
     if folder is None:
         return
+    folder = Path(find(name, key))
+    base = base_of(str(folder))
+    if base is not None:
+        _check_model(str(folder / ADAPTER_CONFIG), base)
+        return
     config = folder / "config.json"
     if not config.is_file():
-        inside = sorted(found.parent for found in folder.glob("*/config.json"))
+        inside = sorted(found.parent for kind in ("config.json", ADAPTER_CONFIG) for found in folder.glob(f"*/{kind}"))
         mend = f"did you mean '{inside[-1]}'?" if inside else "name the folder that a model was saved in"
         raise Mistake(key, f"'{name}' holds no config.json", mend)
     try:

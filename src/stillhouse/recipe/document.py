@@ -16,8 +16,8 @@ import yaml
 
 from stillhouse.mistakes import Mistake, nearest
 
-# Keys below which any key may follow: what they mean is settled by the catalogue, by transformers, by the model.
-OPEN_SECTIONS = ("method", "training", "student.config")
+# Keys below which any key may follow: the catalogue, transformers, peft or the model settle what they mean.
+OPEN_SECTIONS = ("method", "training", "student.config", "student.lora")
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Located:
             if isinstance(holder, dict):
                 self.values[key[:cut]] = {**holder, key[cut + 1 :]: value}
                 break
+            if key[:cut] in self.values and holder is None:
+                del self.values[key[:cut]]  # a section that was null, and has a key now
         else:
             self.values[key] = value
         self.places[key] = place
@@ -177,7 +179,8 @@ def _walk(loader: _Loader, path: str, node: yaml.MappingNode, section: str, loca
             raise Mistake(_place(path, key_node), f"'{key}' is set twice, first on line {first}", "keep one of them")
         located.places[key] = _place(path, key_node)
         below_open = section in OPEN_SECTIONS
-        if isinstance(value_node, yaml.MappingNode) and not below_open:
+        all_defaults = key in OPEN_SECTIONS and not value_node.value  # `student.lora: {}` is not the same as none
+        if isinstance(value_node, yaml.MappingNode) and not below_open and not all_defaults:
             _walk(loader, path, value_node, key, located)
         else:
             located.values[key] = loader.construct_object(value_node, deep=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from stillhouse.catalogue import METHODS
 from stillhouse.mistakes import Mistake, shorten
-from stillhouse.recipe import trainer_arguments
+from stillhouse.recipe import lora, trainer_arguments
 from stillhouse.recipe.section import Section, section_in, types_of
 
 # A guess must be at least so like the key, of 1: below it, names that have nothing to do with it would be offered.
@@ -24,10 +24,12 @@ def annotation_at(schema: type[Section], key: str) -> Any:
     section = section_in(annotation)
     if section is not None:
         return annotation_at(section, rest)
-    if annotation is not dict:
+    if annotation is not dict and dict not in get_args(annotation):
         return None
+    head = rest.partition(".")[0]
+    if schema.key(name) == lora.SECTION:
+        return Any if head in lora.arguments() or head in lora.RESERVED else None
     if name == "training":
-        head = rest.partition(".")[0]
         return Any if head in trainer_arguments.arguments() or head in trainer_arguments.RESERVED else None
     return Any
 
@@ -42,6 +44,8 @@ def all_keys(schema: type[Section]) -> Iterator[str]:
             yield from all_keys(section)
         elif key == "training":
             yield from (f"training.{argument}" for argument in trainer_arguments.arguments())
+        elif key == lora.SECTION:
+            yield from (f"{key}.{setting}" for setting in lora.arguments())
         elif key == "method":
             yield "method.name"
             yield from sorted({f"method.{name}" for entry in METHODS.values() for name in entry.parameters})
@@ -51,9 +55,18 @@ def unknown_key(schema: type[Section], key: str, where: str, dashes: str = "") -
     """The Mistake of a key that does not exist, with the nearest that does; `dashes` before both on a command line."""
     parent = key.rpartition(".")[0]
     holder = annotation_at(schema, parent) if parent else None
-    if holder not in (None, Any, dict) and section_in(holder) is None:
+    if holder not in (None, Any, dict) and dict not in get_args(holder) and section_in(holder) is None:
         return Mistake(where, f"'{dashes}{parent}' has no keys below it, got '{dashes}{shorten(key, 60)}'")
-    guess = meant(key, [*all_keys(schema), *(("config", "print_config", "help") if dashes else ())])
+    leaf = key.rpartition(".")[2]
+    known = [
+        candidate
+        for candidate in all_keys(schema)
+        # So many keys three sections deep would often resemble one that was meant for elsewhere.
+        if not candidate.startswith(f"{lora.SECTION}.") or key.startswith("student") or candidate.endswith(f".{leaf}")
+    ]
+    guess = meant(key, [*known, *(("config", "print_config", "help") if dashes else ())])
+    if parent == lora.SECTION and leaf in lora.SYNONYMS:
+        guess = f"{parent}.{lora.SYNONYMS[leaf]}"
     kind = "option" if dashes else "key"
     mend = f"did you mean '{dashes}{guess}'?" if guess else f"known: {', '.join(types_of(schema))}"
     return Mistake(where, f"unknown {kind} '{dashes}{shorten(key, 60)}'", shorten(mend, 110))

@@ -14,6 +14,7 @@ from stillhouse.recipe.names import annotation_at, unknown_key
 from stillhouse.recipe.schema import (
     DemoOptions,
     EvaluateOptions,
+    ExportOptions,
     GenerateOptions,
     MethodsOptions,
     Recipe,
@@ -26,6 +27,7 @@ OPTIONS: dict[str, type[Section]] = {
     "distill": Recipe,
     "generate": GenerateOptions,
     "evaluate": EvaluateOptions,
+    "export": ExportOptions,
     "report": ReportOptions,
     "methods": MethodsOptions,
     "demo": DemoOptions,
@@ -117,16 +119,18 @@ def _leaves(schema: type[Section]) -> Iterator[tuple[str, Any]]:
 
 def _override(schema: type[Section], located: Located, key: str, value: Any) -> None:
     annotation, place = annotation_at(schema, key), f"--{key}"
+    section = section_in(annotation) is not None or dict in (annotation, *get_args(annotation))
     if key == "method":
-        key = "method.name"
-    elif section_in(annotation) is not None or annotation is dict:
-        if value != "null" or type(None) not in get_args(annotation):
+        key, section = "method.name", False
+    elif section:
+        empties = ("null", "{}") if dict in get_args(annotation) else ("null",)
+        if value not in empties or type(None) not in get_args(annotation):
             raise Mistake(place, "is a section of keys", f"set them one by one: --{key}.KEY=VALUE")
         located.forget(key)
     if annotation is Any and not (key.startswith("training.") and key.count(".") == 1):
         value = read_scalar(value)
-    elif section_in(annotation) is not None:
-        value = None
+    elif section:
+        value = {} if value == "{}" else None
     else:
         value = [Text(item) for item in value] if isinstance(value, list) else Text(value)
     located.put(key, value, place)

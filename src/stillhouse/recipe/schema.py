@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 
 from stillhouse.catalogue import METHODS, Entry, find, settle
 from stillhouse.mistakes import Mistake, unknown_name
-from stillhouse.recipe import trainer_arguments
+from stillhouse.model_folders import is_run
+from stillhouse.recipe import lora, trainer_arguments
 from stillhouse.recipe.section import Bounds, Section, setting
 
 Template = Literal["alpaca", "chat", "plain", "short"]
@@ -41,6 +42,10 @@ class Student(_Model):
     tokenizer: str | None = setting("its tokenizer, where that is not in the model's folder", None)
     from_scratch: bool = setting("random weights, shaped by the config.json of `model`", False)
     config: dict = setting("changes to that config.json; only with from_scratch", {})
+    lora: dict | None = setting(
+        "an adapter is trained: peft.LoraConfig's own names; {}: r=256, lora_alpha=8, lora_dropout=0.1", None
+    )
+    quantize: Literal["4bit", "8bit"] | None = setting("keep the weights below an adapter in so few bits", None)
     dtype: Dtype = setting("what its weights are kept in", "float32")
     attn_implementation: str | None = setting("eager, sdpa, flash_attention_2 ...; null: transformers' choice", None)
     trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
@@ -51,6 +56,13 @@ class Student(_Model):
             raise Mistake(
                 "student.config", "would change a model whose weights are loaded", "add student.from_scratch: true"
             )
+        if self.lora is not None:
+            object.__setattr__(self, "lora", lora.settle(self.lora))
+        if self.from_scratch and self.lora is not None:
+            wrong = "would adapt random weights, which no checkpoint keeps"
+            raise Mistake("student.lora", wrong, "remove it, or student.from_scratch")
+        if self.from_scratch and self.quantize is not None:
+            raise Mistake("student.quantize", "would freeze random weights", "remove it, or student.from_scratch")
 
 
 @dataclass(frozen=True)
@@ -86,9 +98,12 @@ class Data(Section):
         "the tokens that are learnt; all: prompts too, as TAID does", "response"
     )
     pad_to_max_length: bool = setting("pad every batch to max_length (parity; slower)", False)
+    packing: bool = setting("lay the examples of a batch end to end in one row, without padding", False)
 
     def validate(self) -> None:
         _check_lengths(self, self.max_prompt_length, self.max_length)
+        if self.packing and self.pad_to_max_length:
+            raise Mistake("data.packing", "leaves no padding, but pad_to_max_length asks for it", "keep one of them")
         if self.eval_limit is not None and self.eval is None:
             raise Mistake("data.eval_limit", "there are no rows to limit", "add data.eval")
 
@@ -97,6 +112,23 @@ def _check_lengths(section: Section, prompt: int, whole: int) -> None:
     if prompt >= whole:
         wrong = f"must be below max_length, which is {whole}, got {prompt}"
         raise Mistake(section.key("max_prompt_length"), wrong, "leave room for the response")
+
+
+@dataclass(frozen=True)
+class HeadBlocks(Section):
+    """How the work on the vocabulary is cut into blocks; null: the rule for the device."""
+
+    section: ClassVar[str] = "head"
+
+    rows: int | None = setting("predictions of one matrix product with the head", None, _ONE_OR_MORE)
+    elements: int | None = setting("logits of one piece of element-wise work", None, _ONE_OR_MORE)
+    vocabulary_tile: int | None = setting("rows of the head's gradient added to at a time", None, _ONE_OR_MORE)
+    kernel_from: int | None = setting("logits from which a CPU uses its own compiled kernel", None, _ONE_OR_MORE)
+    compile: bool | None = setting("run the element-wise work through torch.compile", None)
+
+    def chosen(self) -> dict[str, int | bool]:
+        """What is not left to the rule."""
+        return {key: value for key, value in self.as_dict().items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -131,6 +163,7 @@ class Recipe(Section):
     teacher: Teacher | None = setting("the model that is learnt from; not for sft", None)
     data: Data = setting("rows, and how they become token ids")
     method: dict = setting("name and settings, see `stillhouse methods`", {"name": "sft"})
+    head: HeadBlocks = setting("how the work on the vocabulary is cut into blocks", HeadBlocks())
     training: dict = setting("transformers.TrainingArguments' own names", {})
     evaluation: Evaluation = setting("after every epoch, where data.eval is given", Evaluation())
     name: str | None = setting("the run's name; null: the recipe file's", None)
@@ -162,9 +195,11 @@ class Recipe(Section):
 
     @property
     def student_name(self) -> str:
-        """The student as its runs' folders call it; for a checkpoint of a run, that run's student."""
+        """The student as its runs' folders call it; for a run or a checkpoint of one, that run's student."""
         path = PurePath(self.student.model)
         parts = path.parts
+        if len(parts) >= 3 and is_run(self.student.model):
+            return parts[-3]
         return parts[-4] if len(parts) >= 4 and _CHECKPOINT.fullmatch(path.name) else path.name
 
     @property
@@ -224,6 +259,17 @@ class EvaluateOptions(_Answering):
         _check_seeds(self, self.seeds)
         if not self.data:
             raise Mistake("data", "names no file", "write data: [rows.jsonl]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Section):
+    """Which checkpoint becomes a model of its own, and where it goes."""
+
+    model: str = setting("a run's folder (its best checkpoint), a checkpoint, or any model or adapter folder")
+    out: str = setting("the folder that is written")
+    dtype: Dtype = setting("what the weights are written in; auto: as the model, or an adapter's base, is", "auto")
+    trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
+    overwrite: bool = setting("replace a folder that an export wrote", False)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "dataloader_num_workers": 0,
     "report_to": "none",
     "parity": False,
+    "stop_after_skipped": 5,
 }
 
 # Official loops whose groups, learning rates and reduction can be had: `training.parity`.
@@ -106,6 +107,7 @@ BOUNDS: dict[str, Bounds] = {
     "warmup_steps": _NOT_NEGATIVE,
     "max_grad_norm": _NOT_NEGATIVE,
     "logging_steps": _POSITIVE,
+    "stop_after_skipped": _ONE_OR_MORE,
     "dataloader_num_workers": _NOT_NEGATIVE,
     "adam_beta1": _DECAY,
     "adam_beta2": _DECAY,
@@ -121,12 +123,16 @@ class Argument:
     choices: tuple[str, ...] = ()
 
 
+# What the section may say beyond TrainingArguments: an official loop to repeat, and how many steps in a row may have
+# numbers that are not finite before the run ends.
+OURS = {"parity": Argument(bool | str), "stop_after_skipped": Argument(int)}
+
 _SIMPLE: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict, "None": None}
 
 
 @functools.cache
 def arguments() -> dict[str, Argument]:
-    """Every field that a recipe may set: those of the installed TrainingArguments, less RESERVED, and `parity`."""
+    """Every field that a recipe may set: those of the installed TrainingArguments, less RESERVED, and OURS."""
     found = importlib.util.find_spec("transformers")
     folder = Path((found.submodule_search_locations or [""])[0]) if found else Path()
     classes = _classes(folder / "training_args.py")
@@ -136,7 +142,7 @@ def arguments() -> dict[str, Argument]:
         for node in classes["TrainingArguments"].body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
-    return {name: field for name, field in fields.items() if name not in RESERVED} | {"parity": Argument(bool | str)}
+    return {name: field for name, field in fields.items() if name not in RESERVED} | OURS
 
 
 def _classes(path: Path) -> dict[str, ast.ClassDef]:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stillhouse import store
+from stillhouse.model_folders import base_of, find
 from stillhouse.models import load_causal_lm, load_config, quiet_loading
 from stillhouse.store.digests import of_bytes, of_file
 from stillhouse.store.records import MANIFEST, dumps
@@ -20,12 +21,21 @@ _DECISIVE = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 def identify(model: str, *, trust_remote_code: bool = False) -> str:
     """A short text that changes whenever the files of `model` do: a hash of them, or its commit on the Hub.
 
+    Of a run it is the best checkpoint's; that of an adapter changes with its base as well.
+
     Raises:
         Mistake: no such model, or a folder with a manifest that does not verify.
     """
-    folder = Path(model)
+    folder = Path(find(model))
+    base = base_of(str(folder))
+    if base is not None:
+        return of_bytes(dumps([_of_folder(folder), identify(base, trust_remote_code=trust_remote_code)])).xxh3
     if not folder.is_dir():
         return str(load_config(model, trust_remote_code=trust_remote_code)._commit_hash)
+    return _of_folder(folder)
+
+
+def _of_folder(folder: Path) -> str:
     if (folder / MANIFEST).is_file():
         store.verify_folder(folder)
         return of_file(folder / MANIFEST).xxh3

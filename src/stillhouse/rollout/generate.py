@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from stillhouse.adapters import bare
 from stillhouse.mistakes import Mistake
 from stillhouse.models import longest_input
 from stillhouse.progress import track
@@ -82,6 +83,7 @@ def respond(
     for index, prompt in enumerate(prompts):
         if not len(prompt):
             raise Mistake(f"prompt {index + 1}", "has no token", "put text or a beginning-of-text token (bos) into it")
+    model = bare(model)  # its layers have their adapters in place; peft's own `generate` changes the model's defaults
     stop_ids = _stop_ids(tokenizer, stop)
     budgets = _budgets(prompts, sampling.max_new_tokens, _room(model, max_length))
     settings = _settings(model, tokenizer, sampling, stop_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from stillhouse.data.encode import Limits
 from stillhouse.data.templates import build
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.mistakes import Mistake
+from stillhouse.model_folders import remark
 from stillhouse.rollout.author import identify, load_author
 from stillhouse.rollout.generate import Response, respond
 from stillhouse.rollout.prompts import encode_prompts, end_of_turn
@@ -73,6 +75,8 @@ def write_responses(options: GenerateOptions) -> Written:
     rows = read_rows(options.data, limit=options.limit)
     for row in rows:
         _check_json(row)
+    if said := remark(options.model):
+        print(said, file=sys.stderr)
     tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
     template = build(options.template, tokenizer)
     prompts = encode_prompts(rows, template, tokenizer, limits)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from stillhouse.data.collate import Packed
 from stillhouse.head import Head, Predictions, at_scored
 from stillhouse.models import last_hidden
 
@@ -30,15 +31,24 @@ class LiveTeacher:
         return self
 
     @torch.no_grad()
-    def predict(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, scored_at: Tensor) -> Predictions:
+    def predict(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        labels: Tensor,
+        scored_at: Tensor,
+        packed: Packed | None = None,
+    ) -> Predictions:
         """The teacher's predictions at the scored positions.
 
         Args:
-            input_ids: [B, L]
-            attention_mask: [B, L]
+            input_ids: [B, L], or [1, T] packed.
+            attention_mask: [B, L], or None for a packed batch.
             labels: [B, L], the next token where scored, -100 elsewhere.
             scored_at: [N], flat indices of the scored positions.
+            packed: where the examples of a packed batch are.
         """
         with torch.autocast(input_ids.device.type, enabled=False):
-            hidden = last_hidden(self.model, input_ids, attention_mask)  # [B, L, d]
-        return at_scored(hidden, Head.of(self.model, self.vocabulary), labels, scored_at)
+            hidden = last_hidden(self.model, input_ids, attention_mask, packed)  # [B, L, d]
+        sequence = None if packed is None else packed["sequence"]
+        return at_scored(hidden, Head.of(self.model, self.vocabulary), labels, scored_at, sequence)

@@ -1,5 +1,6 @@
 """From a recipe to a trained student in its run folder."""
 
 from stillhouse.training.launch import run
+from stillhouse.training.rehearsal import rehearse
 
-__all__ = ["run"]
+__all__ = ["rehearse", "run"]

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stillhouse import store
+from stillhouse import adapters, store
 from stillhouse.mistakes import Mistake
+from stillhouse.model_folders import epoch_folder, epoch_folders
 from stillhouse.training.distiller import Distiller
 
 METHOD_FILE = "method.safetensors"
 LAST = "last"
-_NAME = re.compile(r"epoch(?P<epoch>\d+)_step(?P<step>\d+)(_loss(?P<loss>[\d.]+|inf|nan))?(_rougel(?P<rouge>[\d.]+))?$")
+State = dict[str, torch.Tensor]
 
 
-def save_weights(folder: Path, distiller: Distiller, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the student, loadable by `AutoModelForCausalLM.from_pretrained`, its tokenizer, and the method's state."""
-    distiller.student.save_pretrained(folder)
+def save_weights(
+    folder: Path, distiller: Distiller, tokenizer: PreTrainedTokenizerBase, gathered: State | None = None
+) -> None:
+    """Write the student, loadable by `AutoModelForCausalLM.from_pretrained`, its tokenizer, and the method's state.
+
+    Of a student with an adapter, only that is written, loadable by `peft.AutoPeftModelForCausalLM.from_pretrained`.
+    `gathered` is the distiller's whole state where its modules hold shards of it.
+    """
+    if adapters.is_adapted(distiller.student):
+        adapters.save(distiller.student, folder, _part(gathered, "student."))
+    else:
+        whole = _part(gathered, "student.")
+        if whole is not None:  # gathering gives a tied weight under both of its names
+            whole = {
+                name: value for name, value in whole.items() if name not in distiller.student.all_tied_weights_keys
+            }
+        distiller.student.save_pretrained(folder, state_dict=whole)
     tokenizer.save_pretrained(folder)
-    state = {name: value.contiguous() for name, value in distiller.method.state_dict().items()}
+    state = _part(gathered, "method.") if gathered is not None else distiller.method.state_dict()
+    state = {name: value.contiguous() for name, value in (state or {}).items()}
     if state:
         save_file(state, folder / METHOD_FILE)
+
+
+def _part(gathered: State | None, prefix: str) -> State | None:
+    if gathered is None:
+        return None
+    return {name.removeprefix(prefix): value for name, value in gathered.items() if name.startswith(prefix)}
 
 
 def load_weights(folder: Path, distiller: Distiller) -> None:
@@ -35,17 +56,43 @@ def load_weights(folder: Path, distiller: Distiller) -> None:
     Raises:
         Mistake: the folder lacks a weight, or has one that the model does not know.
     """
-    weights: dict[str, torch.Tensor] = {}
+    if adapters.is_adapted(distiller.student):
+        adapters.restore(distiller.student, folder)
+    else:
+        _load_student(folder, distiller.student)
+    if (folder / METHOD_FILE).exists():
+        distiller.method.load_state_dict(load_file(folder / METHOD_FILE))
+
+
+def load_sharded(folder: Path, distiller: Distiller) -> None:
+    """The same into modules whose parameters are shards (FSDP2): every process reads the whole and keeps its part.
+
+    Raises:
+        Mistake: the student has an adapter.
+    """
+    if adapters.is_adapted(distiller.student):
+        raise Mistake(str(folder), "an adapter in shards (FSDP) is not resumed yet", "go on without fsdp")
+    state: dict[str, Any] = {f"student.{name}": value for name, value in _student_weights(folder).items()}
+    if (folder / METHOD_FILE).exists():
+        state |= {f"method.{name}": value for name, value in load_file(folder / METHOD_FILE).items()}
+    # Not strict: a tied head is under one of its names only.
+    set_model_state_dict(distiller, state, options=StateDictOptions(full_state_dict=True, strict=False))
+
+
+def _student_weights(folder: Path) -> State:
+    weights: State = {}
     for shard in sorted(folder.glob("model*.safetensors")):
         weights.update(load_file(shard))
-    report = distiller.student.load_state_dict(weights, strict=False)
-    absent = set(report.missing_keys) - _tied(distiller.student)
+    return weights
+
+
+def _load_student(folder: Path, student: PreTrainedModel) -> None:
+    report = student.load_state_dict(_student_weights(folder), strict=False)
+    absent = set(report.missing_keys) - _tied(student)
     if absent or report.unexpected_keys:
         odd = sorted(absent or report.unexpected_keys)[0]
         raise Mistake(str(folder), f"its weights are not this model's ('{odd}')", "resume with the recipe that made it")
-    distiller.student.tie_weights()
-    if (folder / METHOD_FILE).exists():
-        distiller.method.load_state_dict(load_file(folder / METHOD_FILE))
+    student.tie_weights()
 
 
 def _tied(model: PreTrainedModel) -> set[str]:
@@ -59,53 +106,21 @@ def _tied(model: PreTrainedModel) -> set[str]:
     return tied
 
 
-@dataclass(frozen=True)
-class EpochFolder:
-    """`epoch3_step1050_loss2.1034_rougel27.4410`: what its name says of a kept checkpoint."""
-
-    path: Path
-    epoch: int
-    step: int
-    loss: float | None
-    rouge: float | None
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Larger is better: ROUGE-L where it was measured, else the lower dev loss; then the later step."""
-        if self.rouge is not None:
-            return self.rouge, self.step
-        return (-self.loss if self.loss is not None else 0.0), self.step
-
-
-def epoch_name(epoch: int, step: int, metrics: Mapping[str, float]) -> str:
-    """The folder name of a checkpoint with these evaluation metrics."""
-    loss = f"_loss{metrics['eval_loss']:.4f}" if "eval_loss" in metrics else ""
-    rouge = f"_rougel{metrics['eval_rougeL']:.4f}" if "eval_rougeL" in metrics else ""
-    return f"epoch{epoch}_step{step}{loss}{rouge}"
-
-
-def epoch_folders(run: Path) -> list[EpochFolder]:
-    """The kept checkpoints of a run, best first."""
-    found = [parsed for path in run.glob("epoch*_step*") if path.is_dir() and (parsed := _parsed(path))]
-    return sorted(found, key=lambda kept: kept.rank, reverse=True)
-
-
-def keep_best(run: Path, name: str, distiller: Distiller, tokenizer: PreTrainedTokenizerBase, keep: int) -> None:
+def keep_best(
+    run: Path,
+    name: str,
+    distiller: Distiller,
+    tokenizer: PreTrainedTokenizerBase,
+    keep: int,
+    gathered: State | None = None,
+) -> None:
     """Write the epoch folder `name` if it is among the best `keep`, and remove those that no longer are."""
-    newcomer = _parsed(run / name)
+    newcomer = epoch_folder(run / name)
     assert newcomer is not None, name
     ranked = sorted({*epoch_folders(run), newcomer}, key=lambda kept: kept.rank, reverse=True)
     if newcomer in ranked[:keep]:
         with store.write_folder(run / name) as folder:
-            save_weights(folder, distiller, tokenizer)
+            save_weights(folder, distiller, tokenizer, gathered)
     for loser in ranked[keep:]:
         if loser != newcomer:
             store.remove_folder(loser.path)
-
-
-def _parsed(path: Path) -> EpochFolder | None:
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        return None
-    loss, rouge = (None if match[key] is None else float(match[key]) for key in ("loss", "rouge"))
-    return EpochFolder(path, int(match["epoch"]), int(match["step"]), loss, rouge)

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.data.collate import Collator
-from stillhouse.data.encode import Limits
+from stillhouse.data.encode import EncodedDataset, Limits
 from stillhouse.data.rows import Row
 from stillhouse.data.templates import Template
 from stillhouse.evaluation import evaluate_rows
-from stillhouse.head import Head, at_scored
-from stillhouse.methods import SupervisedFineTuning
-from stillhouse.models import last_hidden
 from stillhouse.recipe import Evaluation
 from stillhouse.rollout import Sampling
+from stillhouse.training import processes
 from stillhouse.training.distiller import Distiller
 
 
@@ -31,7 +29,7 @@ class DevSet:
         options: how, from the recipe.
     """
 
-    encoded: Dataset[dict[str, object]]
+    encoded: EncodedDataset
     rows: list[Row]
     tokenizer: PreTrainedTokenizerBase
     template: Template
@@ -40,36 +38,48 @@ class DevSet:
     options: Evaluation
     batch_size: int
 
-    def __call__(self, distiller: Distiller, step: int) -> dict[str, float]:
-        """`eval_loss`, and with generation `eval_rougeL` and `eval_exact_match` (per cent)."""
-        metrics = {"eval_loss": self.loss(distiller)}
+    def __call__(self, wrapped: nn.Module, distiller: Distiller) -> dict[str, float]:
+        """`eval_loss`, and with generation `eval_rougeL` and `eval_exact_match` (per cent), over all processes.
+
+        Args:
+            wrapped: what training calls: `distiller`, or what spreads it over processes.
+            distiller: the module itself.
+        """
+        training = distiller.training
+        wrapped.eval()
+        metrics = {"eval_loss": self.loss(wrapped, distiller.student.device)}
         if self.options.generate:
             metrics |= self._generation(distiller)
+        wrapped.train(training)
         return metrics
 
     @torch.no_grad()
-    def loss(self, distiller: Distiller) -> float:
-        """Cross-entropy a scored token, in nats."""
-        model, training = distiller.student, distiller.training
-        distiller.eval()
-        objective = SupervisedFineTuning()
-        total, count = torch.zeros((), dtype=torch.float64), 0
-        for batch in DataLoader(self.encoded, batch_size=self.batch_size, collate_fn=self.collator):
-            batch = {name: value.to(model.device) for name, value in batch.items()}
-            hidden = last_hidden(model, batch["input_ids"], batch["attention_mask"])  # [B, L, d]
-            head = Head.of(model, distiller.vocabulary)
-            student = at_scored(hidden, head, batch["labels"], batch["scored_at"])
-            total += objective(student, None).loss.double().cpu()
-            count += len(student)
-        distiller.train(training)
-        return total.item() / count
+    def loss(self, wrapped: nn.Module, device: torch.device) -> float:
+        """Cross-entropy a scored token, in nats; each process takes its share of the batches."""
+        places = list(range(0, len(self.encoded), self.batch_size))
+        mine, most = processes.share_of(places), processes.share_of(places, rank=0)
+        total, count = 0.0, 0
+        for turn in range(len(most)):
+            # Whoever has no batch left runs the first one again, for nothing: shards are gathered by all or by none.
+            start = mine[turn] if turn < len(mine) else 0
+            stop = min(start + self.batch_size, len(self.encoded))
+            batch = self.collator([self.encoded[index] for index in range(start, stop)])
+            batch = {name: batch[name].to(device) for name in ("input_ids", "attention_mask", "labels", "scored_at")}
+            loss, _ = wrapped(**batch, yardstick=True)
+            if turn < len(mine):
+                total, count = total + loss.double().item(), count + len(batch["scored_at"])
+        total, count = processes.summed([total, count])
+        return total / count
 
     def _generation(self, distiller: Distiller) -> dict[str, float]:
-        options = self.options
+        """Each process answers its share of the rows, with the same seeds."""
+        options, rows = self.options, processes.share_of(self.rows)
+        if not rows:
+            return self._means(0.0, 0.0, 0)
         scores = evaluate_rows(
             distiller.student,
             self.tokenizer,
-            self.rows,
+            rows,
             self.template,
             self.limits,
             Sampling(
@@ -81,4 +91,8 @@ class DevSet:
             seeds=options.seeds,
             batch_size=options.batch_size,
         )
-        return {"eval_rougeL": scores.rouge_l, "eval_exact_match": scores.exact_match}
+        return self._means(scores.rouge_l, scores.exact_match, len(rows))
+
+    def _means(self, rouge_l: float, exact_match: float, rows: int) -> dict[str, float]:
+        rouge_l, exact_match, count = processes.summed([rouge_l * rows, exact_match * rows, rows])
+        return {"eval_rougeL": rouge_l / count, "eval_exact_match": exact_match / count}

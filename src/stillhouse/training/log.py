@@ -11,6 +11,7 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stillhouse import store
+from stillhouse.training.processes import is_first
 
 METRICS = "metrics.jsonl"
 logger = logging.getLogger("stillhouse")
@@ -28,7 +29,13 @@ class _StoredLog(logging.Handler):
 
 
 def open_log(folder: Path) -> list[logging.Handler]:
-    """Send the "stillhouse" logger to `folder`/train.log and to standard error; give the handlers to close."""
+    """Send the "stillhouse" logger to `folder`/train.log and to standard error; give the handlers to close.
+
+    Of several processes only the first one speaks.
+    """
+    if not is_first():
+        logger.setLevel(logging.ERROR)
+        return []
     handlers: list[logging.Handler] = [_StoredLog(folder / "train.log"), logging.StreamHandler(sys.stderr)]
     handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     handlers[1].setFormatter(logging.Formatter("%(message)s"))
@@ -54,7 +61,7 @@ class RunLog(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After a resume, drop the lines that an interrupted run wrote past its checkpoint: they come again."""
-        if self.path.exists():
+        if state.is_world_process_zero and self.path.exists():
             lines = store.read_lines(self.path)
             store.rewrite_lines(self.path, [line for line in lines if json.loads(line)["step"] <= state.global_step])
 

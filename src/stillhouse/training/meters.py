@@ -55,13 +55,16 @@ class Meters:
         yield
         self._since += time.perf_counter() - began
 
-    def read(self) -> dict[str, float]:
-        """Means a scored token of every sum, and real tokens a second, since the last read; then start anew."""
-        means = self._means.read()
+    def read(self, over_ranks: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
+        """Means a scored token of every sum, and real tokens a second, since the last read; then start anew.
+
+        `over_ranks` adds a vector up over processes.
+        """
+        means = self._means.read(over_ranks)
         if self._tokens is None or not means:
             return {}
         # One transfer for everything: each .item() would stop the device.
-        *values, tokens = torch.stack([*means.values(), self._tokens.double()]).tolist()
+        *values, tokens = torch.stack([*means.values(), over_ranks(self._tokens.double())]).tolist()
         line = dict(zip(means, values, strict=True))
         line["tokens_per_second"] = round(tokens / max(time.perf_counter() - self._since, 1e-9), 1)
         self.__init__()

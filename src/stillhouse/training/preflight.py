@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from stillhouse.catalogue import METHODS
 from stillhouse.data.tokenizer import load_tokenizer, same_vocabulary
 from stillhouse.mistakes import Mistake
-from stillhouse.models import load_config, longest_input
+from stillhouse.model_folders import remark
+from stillhouse.models import check_lora, load_config, longest_input
 from stillhouse.recipe import Recipe
+from stillhouse.recipe.check import check_adapter
 
 
 def tokenizer_of(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, list[str]]:
@@ -22,7 +26,8 @@ def tokenizer_of(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, list[str]]:
     """
     student = recipe.student
     tokenizer = load_tokenizer(student.tokenizer or student.model, trust_remote_code=student.trust_remote_code)
-    remarks = []
+    models = [student.model] if recipe.teacher is None else [student.model, recipe.teacher.model]
+    remarks = [said for model in models if (said := remark(model)) is not None]
     if recipe.teacher is not None:
         theirs = load_tokenizer(recipe.teacher.model, trust_remote_code=recipe.teacher.trust_remote_code)
         difference = same_vocabulary(tokenizer, theirs)
@@ -41,11 +46,13 @@ def tokenizer_of(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, list[str]]:
 
 
 def check_models(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Compare both configurations with the tokenizer, the lengths and the device.
+    """Compare both configurations with the tokenizer, the lengths and the device, and an adapter with its model.
 
     Raises:
-        Mistake: too few embeddings, too few positions, or a dtype that the device lacks.
+        Mistake: too few embeddings, too few positions, a dtype that the device lacks, or an adapter that does not fit.
     """
+    check_adapter(recipe)
+    _check_quantize(recipe)
     overrides = dict(recipe.student.config) if recipe.student.from_scratch else None
     student = load_config(recipe.student.model, overrides=overrides, trust_remote_code=recipe.student.trust_remote_code)
     _check_config("student", student, recipe, tokenizer)
@@ -53,6 +60,8 @@ def check_models(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
         teacher = load_config(recipe.teacher.model, trust_remote_code=recipe.teacher.trust_remote_code)
         _check_config("teacher", teacher, recipe, tokenizer)
     _check_precision(recipe.training)
+    if recipe.student.lora is not None:
+        check_lora(recipe.student.model, recipe.student.lora, trust_remote_code=recipe.student.trust_remote_code)
 
 
 def _check_config(side: str, config: Any, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -72,9 +81,36 @@ def _check_config(side: str, config: Any, recipe: Recipe, tokenizer: PreTrainedT
         )
 
 
+def _check_quantize(recipe: Recipe) -> None:
+    if recipe.student.quantize is None:
+        return
+    if not torch.accelerator.is_available() or recipe.training.get("use_cpu", False):
+        raise Mistake("student.quantize", "needs an accelerator, and this machine has none", "remove it")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise Mistake("student.quantize", "needs the package bitsandbytes", "pip install bitsandbytes")
+
+
 def _check_precision(training: dict[str, Any]) -> None:
     on_gpu = torch.accelerator.is_available() and not training.get("use_cpu", False)
     if training.get("fp16") and not on_gpu:
         raise Mistake("training.fp16", "needs an accelerator, and this machine has none", "use bf16: true or neither")
     if training.get("bf16") and on_gpu and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         raise Mistake("training.bf16", "this GPU has no bfloat16", "use fp16: true or neither")
+
+
+def check_sharding(recipe: Recipe, arguments: TrainingArguments) -> None:
+    """What cannot be done with a student that is cut into shards.
+
+    Raises:
+        Mistake: answers are to be generated in training.
+    """
+    sharded = (
+        "FSDP" if arguments.fsdp_plugin_args is not None or os.environ.get("ACCELERATE_USE_FSDP") == "true" else ""
+    )
+    sharded = sharded or ("DeepSpeed" if arguments.deepspeed_plugin is not None else "")
+    if sharded and recipe.data.eval is not None and recipe.evaluation.generate:
+        raise Mistake(
+            "evaluation.generate",
+            f"a student in shards ({sharded}) does not write answers while it trains",
+            "set it to false; stillhouse evaluate scores the checkpoints",
+        )

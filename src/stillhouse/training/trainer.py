@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -24,14 +25,20 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from stillhouse import store
+from stillhouse.data.dataset import EncodedDataset
 from stillhouse.methods import Clock
-from stillhouse.training.checkpoints import LAST, epoch_name, keep_best, load_weights, save_weights
+from stillhouse.mistakes import Mistake
+from stillhouse.model_folders import epoch_name
+from stillhouse.training import processes
+from stillhouse.training.checkpoints import LAST, keep_best, load_sharded, load_weights, save_weights
 from stillhouse.training.distiller import Distiller
+from stillhouse.training.guard import ADVICE, Guard, skip
+from stillhouse.training.log import logger
 from stillhouse.training.meters import Means, Meters
 from stillhouse.training.optimizer import dskd_groups, dskd_schedule, give_own_groups, taid_groups
+from stillhouse.training.sampling import LengthGrouped
 
-Evaluate = Callable[[Distiller, int], dict[str, float]]
+Evaluate = Callable[[nn.Module, Distiller], dict[str, float]]
 Parity = Literal[False, "dskd", "taid"]
 
 
@@ -42,8 +49,9 @@ class DistillationTrainer(Trainer):
         distiller: student, method and teacher.
         args: transformers' own arguments; `output_dir` is the run's folder.
         tokenizer: saved beside the weights.
-        evaluate: gives the metrics of an evaluation from the distiller and the step, or None for no evaluation.
+        evaluate: gives the metrics of an evaluation from the wrapped and the bare distiller, or None for none.
         keep_best_of: how many epoch checkpoints are kept.
+        guard: what watches for numbers that are not finite.
         parity: optimizer groups, learning rates and reduction of an official loop: the DSKD line's or TAID's.
     """
 
@@ -57,11 +65,13 @@ class DistillationTrainer(Trainer):
         evaluate: Evaluate | None,
         keep_best_of: int,
         parity: Parity,
+        guard: Guard,
         **options: Any,
     ) -> None:
         super().__init__(model=distiller, args=args, **options)
         self.distiller, self.tokenizer, self.run_folder = distiller, tokenizer, Path(str(args.output_dir))
         self._evaluate_distiller, self._keep, self._parity = evaluate, keep_best_of, parity
+        self._guard, self._bad = guard, torch.zeros((), dtype=torch.bool)
         self._meters, self._step_means, self._metrics = Meters(), Means(), {}
         # Labels are already shifted, and their number over the window is handed to `compute_loss`.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
@@ -77,20 +87,22 @@ class DistillationTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Sum over this micro-batch's scored tokens ÷ their number in the whole optimizer step, over all ranks."""
         assert num_items_in_batch is not None and not return_outputs
-        names = ("input_ids", "attention_mask", "labels", "scored_at")
-        loss, sums = model(**{name: inputs[name] for name in names}, clock=self.clock)
+        names = ("input_ids", "attention_mask", "labels", "scored_at", "packed")
+        loss, sums = model(**{name: inputs.get(name) for name in names}, clock=self.clock)
+        real = inputs["attention_mask"] if "packed" not in inputs else torch.ones_like(inputs["input_ids"])  # [B, L]
         scored = inputs["scored_at"].shape[0]
+        self._guard.saw(loss, inputs["sample"])
         if self._parity == "taid":
             loss, sums = loss / scored, {name: value / scored for name, value in sums.items()}
-            self._watch(sums, 1, inputs["attention_mask"])
+            self._watch(sums, 1, real)
             return loss / self.current_gradient_accumulation_steps
-        self._watch(sums, scored, inputs["attention_mask"])
+        self._watch(sums, scored, real)
         # DDP averages gradients over ranks; the count is already global, so the average is undone here.
         return loss * (self.accelerator.num_processes / num_items_in_batch)
 
@@ -102,12 +114,38 @@ class DistillationTrainer(Trainer):
     def after_step(self) -> None:
         """Tell the method how the step went that was just taken, before it is counted."""
         means = self._step_means.read(self._summed_over_ranks)
+        if self._bad.is_cpu and bool(self._bad):
+            return
         self.distiller.method.after_step(means, self.clock)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
+        """The norm; and here, between the gradient and the update, numbers that are not finite are caught."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        assert isinstance(norm, Tensor | float)
+        step = self.state.global_step + 1
+        self._bad = self._guard.judge(step, norm, self.optimizer, self._summed_over_ranks)
+        if self.is_deepspeed_enabled and bool(self._bad):
+            raise Mistake(f"step {step}", "loss or gradient is not finite, and DeepSpeed has taken it already", ADVICE)
+        skip(getattr(self.optimizer, "optimizer", self.optimizer), self._bad)
+        if self._bad.is_cpu:
+            self._tell_of_skipped()
+        return norm
+
+    def _tell_of_skipped(self) -> None:
+        for bad in self._guard.read():
+            logger.info(str(bad))
 
     def _summed_over_ranks(self, sums: Tensor) -> Tensor:
         total = self.accelerator.reduce(sums, "sum")
         assert isinstance(total, Tensor)
         return total
+
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int] | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not isinstance(dataset, EncodedDataset):
+            return super()._get_train_sampler(train_dataset)
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGrouped(dataset.lengths.tolist(), step, self.args.seed)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with the Trainer's groups, or with an official loop's in parity mode; and the method's own groups."""
@@ -132,7 +170,7 @@ class DistillationTrainer(Trainer):
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | None:
         """The global norm in fp64 on CPU: torch's fp32 sum over an embedding's millions is off by 1e-3 there."""
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        if self.accelerator.num_processes > 1 or not all(gradient.is_cpu for gradient in gradients):
+        if self._sharded or not all(gradient.is_cpu for gradient in gradients):
             return super()._clip_grad_norm(model)
         norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
         total = torch.linalg.vector_norm(torch.stack(norms))
@@ -142,7 +180,10 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means a scored token since the last training line, and the method's gauges, to that line."""
         if "loss" in logs:
-            logs.update(self._meters.read())
+            self._tell_of_skipped()
+            if self._guard.skipped:
+                logs["skipped_steps"] = self._guard.skipped
+            logs.update(self._meters.read(self._summed_over_ranks))
             taken = replace(self.clock, step=max(0, self.state.global_step - 1))
             logs.update({name: float(value) for name, value in self.distiller.method.gauges(taken).items()})
         super().log(logs, start_time)
@@ -151,25 +192,40 @@ class DistillationTrainer(Trainer):
         """Dev loss, and ROUGE-L of generated answers, of the student as it is now."""
         assert self._evaluate_distiller is not None
         with self._meters.paused():
-            self._metrics = self._evaluate_distiller(self.distiller, self.state.global_step)
+            assert isinstance(self.model_wrapped, nn.Module)
+            self._metrics = self._evaluate_distiller(self.model_wrapped, self.distiller)
         self.log(dict(self._metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, self._metrics)
         return self._metrics
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether no process has all weights."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run, step = self.run_folder, self.state.global_step
         name = epoch_name(round(self.state.epoch or 0.0) or 1, step, self._metrics)
         with self._meters.paused():
-            keep_best(run, name, self.distiller, self.tokenizer, self._keep)
-            with store.write_folder(run / LAST) as folder:
-                save_weights(folder, self.distiller, self.tokenizer)
+            state: Any = self.accelerator.get_state_dict(self.model_wrapped) if self._sharded else None
+            processes.by_first(lambda: keep_best(run, name, self.distiller, self.tokenizer, self._keep, state))
+            with processes.written_together(run / LAST) as folder:
+                if processes.is_first():
+                    save_weights(folder, self.distiller, self.tokenizer, state)
+                    self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
                 self._save_optimizer_and_scheduler(str(folder))
                 self._save_scaler(str(folder))
                 self._save_rng_state(str(folder))
-                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Optimizer and schedule; without the second, pickled copy of the weights that the Trainer adds under FSDP."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.is_fsdp_enabled and processes.is_first():
+            (Path(output_dir) / "pytorch_model_fsdp.bin").unlink(missing_ok=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_weights(Path(resume_from_checkpoint), self.distiller)
+        load = load_sharded if self.is_fsdp_enabled else load_weights
+        load(Path(resume_from_checkpoint), self.distiller)
 
 
 class _AfterStep(TrainerCallback):

@@ -1,0 +1,173 @@
+"""From a recipe to a trainer that is ready: data, models, method, guard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from stillhouse import adapters
+from stillhouse.data.collate import Collator, PackingCollator
+from stillhouse.data.encode import EncodedDataset, Limits, encode_all
+from stillhouse.data.rows import Row, read_rows
+from stillhouse.data.templates import Template
+from stillhouse.data.templates import build as build_template
+from stillhouse.data.tokenizer import pad_id
+from stillhouse.head import Blocks, probe
+from stillhouse.methods import Method
+from stillhouse.methods import build as build_method
+from stillhouse.models import last_hidden, load_causal_lm
+from stillhouse.recipe import Recipe
+from stillhouse.teacher import LiveTeacher
+from stillhouse.training import processes
+from stillhouse.training.dev import DevSet
+from stillhouse.training.distiller import Distiller
+from stillhouse.training.guard import Guard
+from stillhouse.training.log import Progress, RunLog, logger
+from stillhouse.training.packing import check_packing
+from stillhouse.training.trainer import DistillationTrainer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs, and what there is to say of it beforehand.
+
+    Attributes:
+        trainer: ready to train.
+        train: the encoded training set.
+        distiller: the bare module that the trainer wraps.
+    """
+
+    trainer: DistillationTrainer
+    train: EncodedDataset
+    distiller: Distiller
+
+
+def prepare(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase, arguments: TrainingArguments) -> Prepared:
+    """Encode the data, load the models and build the trainer, which will write into `folder`.
+
+    Raises:
+        Mistake: a row, a model or an option is wrong.
+    """
+    data = recipe.data
+    template = build_template(data.template, tokenizer)
+    limits = Limits(data.max_length, data.max_prompt_length, data.cut, data.bos, data.scored)
+    collator = Collator(pad_id(tokenizer), pad_to=data.max_length if data.pad_to_max_length else None)
+    rows = read_rows(data.train, split=data.train_split, limit=data.limit)
+    train = _encoded(data.train, rows, template, tokenizer, limits)
+    dev = _dev_set(recipe, template, tokenizer, limits, collator)
+    with processes.whole_weights(arguments):
+        distiller = _distiller(recipe, tokenizer, arguments)
+    logger.info(
+        f"student: {_millions(distiller.student)}"
+        + (f"; teacher: {_millions(distiller.teacher.model)}" if distiller.teacher else "")
+    )
+    if arguments.world_size > 1:
+        logger.info(f"{arguments.world_size} processes, {arguments.parallel_mode.value}")
+    origins = dict(zip(train.samples.tolist(), train.origins, strict=True))
+    trainer = DistillationTrainer(
+        distiller,
+        arguments,
+        tokenizer,
+        evaluate=dev,
+        keep_best_of=recipe.evaluation.keep_best,
+        parity=recipe.training["parity"],
+        guard=Guard(origins, recipe.training["stop_after_skipped"]),
+        data_collator=PackingCollator() if data.packing else collator,
+        train_dataset=train,
+        eval_dataset=None if dev is None else dev.encoded,
+        callbacks=[RunLog(folder)],
+    )
+    _own_progress(trainer)
+    return Prepared(trainer, train, distiller)
+
+
+def _encoded(
+    source: str, rows: list[Row], template: Template, tokenizer: PreTrainedTokenizerBase, limits: Limits
+) -> EncodedDataset:
+    examples = [example for row in rows for example in template.examples(row)]
+    encoded, census = encode_all(examples, tokenizer, limits)
+    for line in census.lines():
+        logger.info(f"{source}: {line}")
+    return encoded
+
+
+def _dev_set(
+    recipe: Recipe, template: Template, tokenizer: PreTrainedTokenizerBase, limits: Limits, collator: Collator
+) -> DevSet | None:
+    data = recipe.data
+    if data.eval is None:
+        return None
+    rows = read_rows(data.eval, split=data.eval_split, limit=data.eval_limit)
+    encoded = _encoded(data.eval, rows, template, tokenizer, limits)
+    batch_size = int(recipe.training.get("per_device_eval_batch_size", recipe.training["per_device_train_batch_size"]))
+    return DevSet(encoded, rows, tokenizer, template, limits, collator, recipe.evaluation, batch_size)
+
+
+def _distiller(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, arguments: TrainingArguments) -> Distiller:
+    settings = {key: value for key, value in recipe.method.items() if key != "name"}
+    method: Method = build_method(recipe.method["name"], **settings)
+    of_student = recipe.student
+    student = load_causal_lm(
+        of_student.model,
+        dtype=of_student.dtype,
+        from_scratch=of_student.from_scratch,
+        config=of_student.config,
+        attn_implementation=of_student.attn_implementation,
+        trust_remote_code=of_student.trust_remote_code,
+        seed=recipe.seed,
+        adapter="train",
+        lora=of_student.lora,
+        quantize=of_student.quantize,
+    )
+    student = _placed(student, arguments)
+    probe(student, last_hidden)
+    if recipe.data.packing:
+        check_packing(student, "student")
+    teacher = None
+    if method.needs_teacher and recipe.teacher is not None:
+        model = load_causal_lm(
+            recipe.teacher.model,
+            dtype=recipe.teacher.dtype,
+            attn_implementation=recipe.teacher.attn_implementation,
+            trust_remote_code=recipe.teacher.trust_remote_code,
+            adapter="merge",
+        )
+        model = _placed(model, arguments)
+        probe(model, last_hidden)
+        if recipe.data.packing:
+            check_packing(model, "teacher")
+        teacher = LiveTeacher(model, len(tokenizer))
+    if chosen := recipe.head.chosen():
+        method.blocks = replace(Blocks.on(arguments.device), **chosen)  # pyright: ignore[reportArgumentType]
+    set_seed(recipe.seed)
+    return Distiller(student, method, teacher, len(tokenizer))
+
+
+def _placed(model: PreTrainedModel, arguments: TrainingArguments) -> PreTrainedModel:
+    """On its device, where flash attention and fast kernels are; but not whole where it will be in shards."""
+    sharded = arguments.fsdp_plugin_args is not None or arguments.deepspeed_plugin is not None
+    return model if sharded else model.to(arguments.device)  # pyright: ignore[reportArgumentType]
+
+
+def _own_progress(trainer: DistillationTrainer) -> None:
+    """Our log lines instead of the Trainer's; its bar only on a terminal."""
+    trainer.remove_callback(PrinterCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Progress)
+
+
+def _millions(model: Any) -> str:
+    adapted = f", {adapters.trained(model) / 1e6:.2f} M of them trained" if adapters.is_adapted(model) else ""
+    parameters = sum(p.numel() for p in model.parameters())
+    return f"{type(adapters.bare(model)).__name__}, {parameters / 1e6:.2f} M parameters{adapted}"

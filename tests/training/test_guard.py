@@ -1,0 +1,178 @@
+"""Numbers that are not finite, put in at every site of a step: the weights stay clean, and the samples are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stillhouse.catalogue import METHODS
+from stillhouse.head import Predictions
+from stillhouse.mistakes import Mistake
+from stillhouse.teacher import LiveTeacher
+from stillhouse.training import run
+from stillhouse.training.distiller import Distiller
+from stillhouse.training.trainer import DistillationTrainer
+from tests import toy
+from tests.training.test_run import metrics, recipe, weights
+
+STEP = 1  # the second of three
+Spoil = Callable[[pytest.MonkeyPatch, float], None]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student, a teacher, and rows."""
+    folder = tmp_path_factory.mktemp("guarded")
+    toy.write_model(folder / "small", 1)
+    toy.write_model(folder / "large", 2, hidden=24, layers=2, sharp=20.0)
+    toy.write_rows(folder / "train.jsonl", 24)
+    return folder
+
+
+class Once:
+    """True at one call, counted from 0."""
+
+    def __init__(self, at: int = STEP) -> None:
+        self.left = at
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == -1
+
+
+def spoil_predictions(side: str) -> Spoil:
+    def spoil(monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
+        predict, once = LiveTeacher.predict, Once()
+
+        def spoilt(self: LiveTeacher, *given: Any, **named: Any) -> Predictions:
+            found = predict(self, *given, **named)
+            found.hidden[0] = bad if once() else found.hidden[0]
+            return found
+
+        monkeypatch.setattr(LiveTeacher, "predict", spoilt)
+
+    def spoil_student(monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
+        from stillhouse.training import distiller as module
+
+        last_hidden, once = module.last_hidden, Once()
+
+        def spoilt(*given: Any, **named: Any) -> Tensor:
+            hidden = last_hidden(*given, **named)
+            return hidden + bad if once() else hidden
+
+        monkeypatch.setattr(module, "last_hidden", spoilt)
+
+    return spoil if side == "teacher" else spoil_student
+
+
+def spoil_loss(monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
+    forward, once = Distiller.forward, Once()
+
+    def spoilt(self: Distiller, *given: Any, **named: Any) -> Any:
+        loss, sums = forward(self, *given, **named)
+        return (loss + bad if once() else loss), sums
+
+    monkeypatch.setattr(Distiller, "forward", spoilt)
+
+
+def spoil_gradient(monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
+    clip, once = DistillationTrainer._clip_grad_norm, Once()
+
+    def spoilt(self: DistillationTrainer, model: Any) -> Any:
+        if once():
+            next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = bad
+        return clip(self, model)
+
+    monkeypatch.setattr(DistillationTrainer, "_clip_grad_norm", spoilt)
+
+
+def spoil_norm(monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
+    clip, once = DistillationTrainer._clip_grad_norm, Once()
+
+    def spoilt(self: DistillationTrainer, model: Any) -> Any:
+        norm = clip(self, model)
+        return torch.tensor(bad) if once() else norm
+
+    monkeypatch.setattr(DistillationTrainer, "_clip_grad_norm", spoilt)
+
+
+SITES: dict[str, Spoil] = {
+    "teacher": spoil_predictions("teacher"),
+    "student": spoil_predictions("student"),
+    "loss": spoil_loss,
+    "gradient": spoil_gradient,
+    "norm": spoil_norm,
+}
+METHODS_WITH_TEACHER = [name for name in METHODS if METHODS[name].needs_teacher]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("method", METHODS_WITH_TEACHER)
+def test_a_bad_number_never_reaches_the_weights(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, site: str, bad: float
+) -> None:
+    before_and_after: list[dict[str, Tensor]] = []
+    after_step = DistillationTrainer.after_step
+
+    def noted(self: DistillationTrainer) -> None:
+        before_and_after.append({name: p.detach().clone() for name, p in self.distiller.named_parameters()})
+        after_step(self)
+
+    monkeypatch.setattr(DistillationTrainer, "after_step", noted)
+    SITES[site](monkeypatch, bad)
+    folder = run(recipe(world, tmp_path, f"--method={method}", "--training.max_steps=3", "--training.report_to=none"))
+    first, second, third = before_and_after
+    assert all(torch.equal(second[name], first[name]) for name in first), "the bad step changed the weights"
+    assert any(not torch.equal(third[name], second[name]) for name in first), "the step after it did nothing"
+    assert all(value.isfinite().all() for value in weights(folder / "last").values())
+    log = (folder / "train.log").read_text()
+    assert "step 2 skipped: loss or gradient is not finite; samples " in log and "train.jsonl:" in log
+    assert metrics(folder)[-2]["skipped_steps"] == 1
+
+
+def test_the_samples_of_the_bad_micro_batch_are_named(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_loss(monkeypatch, float("nan"))
+    options = ["--training.train_sampling_strategy=sequential", "--training.per_device_train_batch_size=2"]
+    made = recipe(world, tmp_path, *options, "--training.gradient_accumulation_steps=2", "--training.max_steps=2")
+    log = (run(made) / "train.log").read_text()
+    (line,) = [line for line in log.splitlines() if "skipped: loss" in line]
+    assert line.endswith(f"samples {world / 'train.jsonl'}:3, 4")
+
+
+def test_too_many_in_a_row_end_the_run_with_advice(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Distiller.forward
+    monkeypatch.setattr(Distiller, "forward", lambda *a, **k: (forward(*a, **k)[0] * torch.nan, {}))
+    with pytest.raises(Mistake, match="2 steps in a row were not finite, the last one 2; look at these samples"):
+        run(recipe(world, tmp_path, "--training.stop_after_skipped=2"))
+
+
+def test_a_spoilt_optimizer_state_is_caught_as_well(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, once = DistillationTrainer._clip_grad_norm, Once()
+
+    def spoilt(self: DistillationTrainer, model: Any) -> Any:
+        if once():
+            next(iter(self.optimizer.state.values()))["exp_avg"].view(-1)[0] = torch.nan
+        return clip(self, model)
+
+    monkeypatch.setattr(DistillationTrainer, "_clip_grad_norm", spoilt)
+    with pytest.raises(Mistake, match="2 steps in a row"):  # it does not heal by itself
+        run(recipe(world, tmp_path, "--training.stop_after_skipped=2", "--training.max_steps=5"))
+
+
+def test_clean_runs_raise_no_alarm(world: Path, tmp_path: Path) -> None:
+    for seed in range(3):
+        folder = run(recipe(world, tmp_path / str(seed), f"--seed={seed}"))
+        assert "skipped" not in (folder / "train.log").read_text()
+        assert all("skipped_steps" not in line for line in metrics(folder))
