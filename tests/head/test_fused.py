@@ -20,8 +20,14 @@ from tests.divergence.twins import SETTINGS, SomeRows
 
 pytest.importorskip("numba")
 
+
+def slow_but(first: Any, *others: Any) -> list[Any]:
+    """`first` always, the others in the slow set."""
+    return [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
+
+
 FUSED = [(name, params) for name, params in SETTINGS if not params.get("taid_port")]
-TEMPERATURES = [0.5, 1.0, 2.0, 7.0]
+TEMPERATURES = slow_but(2.0, 0.5, 1.0, 7.0)
 every_setting = pytest.mark.parametrize(("name", "params"), FUSED)
 LAST_OF_EACH = {name: (name, params) for name, params in FUSED}
 one_of_each = pytest.mark.parametrize(("name", "params"), list(LAST_OF_EACH.values()))
@@ -86,7 +92,7 @@ def compare(
 
 @every_setting
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", slow_but(torch.bfloat16, torch.float32))
 def test_values_and_gradients_are_those_of_evaluate(name, params, temperature, dtype) -> None:
     for seed, vocabulary in enumerate((1, 2, 17, 1000)):
         rows = SomeRows.draw(seed, 4, vocabulary, likeness=0.5)
@@ -107,7 +113,7 @@ def test_a_real_vocabulary(name, params) -> None:
 
 
 @every_setting
-@pytest.mark.parametrize("hole", [-torch.inf, torch.inf, torch.nan])
+@pytest.mark.parametrize("hole", slow_but(-torch.inf, torch.inf, torch.nan))
 def test_a_row_with_a_logit_that_is_not_finite_is_the_same_as_by_evaluate(name, params, hole) -> None:
     rows = SomeRows.draw(3, 6, 700, dtype=torch.float32)
     rows.student[1, 650] = rows.teacher[4, 3] = hole
@@ -122,7 +128,7 @@ def test_a_row_with_a_logit_that_is_not_finite_is_the_same_as_by_evaluate(name, 
 
 
 @every_setting
-@pytest.mark.parametrize("gap", [30.0, 150.0, 1e4])
+@pytest.mark.parametrize("gap", slow_but(150.0, 30.0, 1e4))
 def test_logits_far_apart(name, params, gap) -> None:
     rows = SomeRows.draw(4, 4, 300, dtype=torch.float32)
     rows.student[:, :40] += gap
