@@ -144,12 +144,22 @@ class Killed(BaseException):
     """What a test throws to end a run without any cleaning up."""
 
 
-@pytest.mark.parametrize("method", ["todi", "taid", "ctkd"])
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("todi", []),
+        ("taid", []),
+        ("ctkd", []),
+        ("taid", ["--training.save_steps=1"]),
+        ("ctkd", ["--training.save_steps=2", "--training.train_sampling_strategy=group_by_length"]),
+    ],
+)
 def test_a_killed_run_goes_on_to_the_same_weights(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, more: list[str]
 ) -> None:
     options = [
         f"--method={method}",
+        *more,
         f"--data.eval={world / 'dev.jsonl'}",
         "--evaluation.max_new_tokens=3",
         "--training.num_train_epochs=3",

@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
 # Official loops whose groups, learning rates and reduction can be had: `training.parity`.
 PARITIES = ("dskd", "taid")
 
-_PER_EPOCH = "Stillhouse evaluates and saves once an epoch; see the section 'evaluation'"
+_PER_EPOCH = "Stillhouse evaluates and keeps checkpoints once an epoch; training.save_steps refreshes last/ between"
 _OWN_RESUME = "give the same command again: a run goes on where it stopped"
 _OWN_LOSS = "Stillhouse takes the one mean over all scored tokens itself; leave it out"
 _NO_HUB = "Stillhouse uploads nothing; push the finished folder yourself"
@@ -69,7 +69,6 @@ RESERVED: dict[str, str] = {
     "greater_is_better": "the best is by ROUGE-L, or by dev loss with evaluation.generate: false",
     "save_total_limit": "write evaluation.keep_best",
     "save_strategy": _PER_EPOCH,
-    "save_steps": _PER_EPOCH,
     "save_only_model": _PER_EPOCH,
     "save_on_each_node": _PER_EPOCH,
     "eval_strategy": _PER_EPOCH,
@@ -107,6 +106,7 @@ BOUNDS: dict[str, Bounds] = {
     "warmup_steps": _NOT_NEGATIVE,
     "max_grad_norm": _NOT_NEGATIVE,
     "logging_steps": _POSITIVE,
+    "save_steps": _ONE_OR_MORE,
     "stop_after_skipped": _ONE_OR_MORE,
     "dataloader_num_workers": _NOT_NEGATIVE,
     "adam_beta1": _DECAY,

@@ -82,6 +82,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase, ar
         keep_best_of=recipe.evaluation.keep_best,
         parity=recipe.training["parity"],
         guard=Guard(origins, recipe.training["stop_after_skipped"]),
+        save_every=recipe.training.get("save_steps"),
         data_collator=PackingCollator() if data.packing else collator,
         train_dataset=train,
         eval_dataset=None if dev is None else dev.encoded,

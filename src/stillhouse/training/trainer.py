@@ -52,6 +52,7 @@ class DistillationTrainer(Trainer):
         evaluate: gives the metrics of an evaluation from the wrapped and the bare distiller, or None for none.
         keep_best_of: how many epoch checkpoints are kept.
         guard: what watches for numbers that are not finite.
+        save_every: steps between two versions of `last/` within an epoch; None: at the end of epochs only.
         parity: optimizer groups, learning rates and reduction of an official loop: the DSKD line's or TAID's.
     """
 
@@ -66,18 +67,20 @@ class DistillationTrainer(Trainer):
         keep_best_of: int,
         parity: Parity,
         guard: Guard,
+        save_every: int | None,
         **options: Any,
     ) -> None:
         super().__init__(model=distiller, args=args, **options)
         self.distiller, self.tokenizer, self.run_folder = distiller, tokenizer, Path(str(args.output_dir))
         self._evaluate_distiller, self._keep, self._parity = evaluate, keep_best_of, parity
+        self.save_every, self.epoch_is_over = save_every, False
         self._guard, self._bad = guard, torch.zeros((), dtype=torch.bool)
         self._meters, self._step_means, self._metrics = Meters(), Means(), {}
         # Labels are already shifted, and their number over the window is handed to `compute_loss`.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         if distiller.teacher is not None:
             distiller.teacher.to(args.device)
-        self.add_callback(_AfterStep(self))
+        self.add_callback(_Moments(self))
 
     @property
     def clock(self) -> Clock:
@@ -208,7 +211,8 @@ class DistillationTrainer(Trainer):
         name = epoch_name(round(self.state.epoch or 0.0) or 1, step, self._metrics)
         with self._meters.paused():
             state: Any = self.accelerator.get_state_dict(self.model_wrapped) if self._sharded else None
-            processes.by_first(lambda: keep_best(run, name, self.distiller, self.tokenizer, self._keep, state))
+            if self.epoch_is_over:
+                processes.by_first(lambda: keep_best(run, name, self.distiller, self.tokenizer, self._keep, state))
             with processes.written_together(run / LAST) as folder:
                 if processes.is_first():
                     save_weights(folder, self.distiller, self.tokenizer, state)
@@ -228,14 +232,27 @@ class DistillationTrainer(Trainer):
         load(Path(resume_from_checkpoint), self.distiller)
 
 
-class _AfterStep(TrainerCallback):
-    """The one moment between an optimizer step and its being counted."""
+class _Moments(TrainerCallback):
+    """The moments between steps that the Trainer tells to callbacks alone."""
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
 
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Another step of the epoch."""
+        self.trainer.epoch_is_over = False
+
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Pass it on."""
+        """Between an optimizer step and its being counted."""
         self.trainer.after_step()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Refresh `last/` every so many steps; the window of means closes with it, so that a resume writes the same."""
+        if self.trainer.save_every is not None and state.global_step % self.trainer.save_every == 0:
+            control.should_save = control.should_log = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """What is saved now is an epoch's checkpoint."""
+        self.trainer.epoch_is_over = True
