@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from stillhouse.mistakes import Mistake, shorten
@@ -61,6 +62,8 @@ class Guard:
 
         `over_ranks` adds up over processes: they skip together, or their weights part.
         """
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         losses = torch.stack([loss for loss, _ in self._losses])
         finite = torch.isfinite(losses).all() & torch.isfinite(torch.as_tensor(norm, device=losses.device))
         for group in optimizer.param_groups:
@@ -119,7 +122,7 @@ def _listed(samples: list[str]) -> str:
 def _states(optimizer: Optimizer, parameters: Iterable[Tensor]) -> list[Tensor]:
     kept = (value for parameter in parameters for value in optimizer.state.get(parameter, {}).values())
     tensors = (value for value in kept if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 0)
-    return [getattr(value, "_local_tensor", value) for value in tensors]  # of a shard, this process's part
+    return [value.to_local() if isinstance(value, DTensor) else value for value in tensors]
 
 
 def _all_finite(tensors: list[Tensor], device: torch.device) -> Tensor:
