@@ -97,7 +97,7 @@ def summed(values: list[float]) -> list[float]:
     """`values` added up over all processes, in fp64."""
     if not _grouped():
         return values
-    device = torch.accelerator.current_accelerator() if distributed.get_backend() == "nccl" else None
+    device = None if "gloo" in distributed.get_backend() else torch.accelerator.current_accelerator()
     vector = torch.tensor(values, dtype=torch.float64, device=device)
     distributed.all_reduce(vector)
     return vector.tolist()
