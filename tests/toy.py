@@ -27,6 +27,15 @@ def write_rows(path: Path, count: int) -> str:
     return str(path)
 
 
+def write_world(folder: Path, dev: int = 4, *, sharp: float = 20.0) -> Path:
+    """What training needs: a student in `small`, a teacher in `large`, 24 rows to learn and `dev` to measure by."""
+    write_model(folder / "small", 1)
+    write_model(folder / "large", 2, hidden=24, layers=2, sharp=sharp)
+    write_rows(folder / "train.jsonl", 24)
+    write_rows(folder / "dev.jsonl", dev)
+    return folder
+
+
 def tokenizer(entries: int = 300) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -27,11 +27,7 @@ Spoil = Callable[[pytest.MonkeyPatch, float], None]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student, a teacher, and rows."""
-    folder = tmp_path_factory.mktemp("guarded")
-    toy.write_model(folder / "small", 1)
-    toy.write_model(folder / "large", 2, hidden=24, layers=2, sharp=20.0)
-    toy.write_rows(folder / "train.jsonl", 24)
-    return folder
+    return toy.write_world(tmp_path_factory.mktemp("guarded"))
 
 
 class Once:

@@ -30,11 +30,7 @@ SEQUENTIAL = "--training.train_sampling_strategy=sequential"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student, a teacher, and rows."""
-    folder = tmp_path_factory.mktemp("loops")
-    toy.write_model(folder / "small", 1)
-    toy.write_model(folder / "large", 2, hidden=24, layers=2, sharp=20.0)
-    toy.write_rows(folder / "train.jsonl", 24)
-    return folder
+    return toy.write_world(tmp_path_factory.mktemp("loops"))
 
 
 @pytest.mark.parametrize("scored", ["response", "all"])

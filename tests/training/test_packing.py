@@ -177,12 +177,8 @@ def test_a_packed_batch_has_the_loss_of_the_padded_one_and_the_same_sequences() 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    toy.write_model(folder / "small", 1)
-    toy.write_model(folder / "large", 2, hidden=24, layers=2, sharp=20.0)
-    toy.write_rows(folder / "train.jsonl", 24)
+    folder = toy.write_world(tmp_path_factory.mktemp("world"))
     toy.write_rows(folder / "many.jsonl", 64)
-    toy.write_rows(folder / "dev.jsonl", 4)
     return folder
 
 

@@ -15,12 +15,7 @@ from tests.training.test_run import recipe
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student, a teacher, and rows."""
-    folder = tmp_path_factory.mktemp("rehearsed")
-    toy.write_model(folder / "small", 1)
-    toy.write_model(folder / "large", 2, hidden=24, layers=2)
-    toy.write_rows(folder / "train.jsonl", 24)
-    toy.write_rows(folder / "dev.jsonl", 4)
-    return folder
+    return toy.write_world(tmp_path_factory.mktemp("rehearsed"))
 
 
 def test_it_says_what_a_run_would_be_and_leaves_nothing(

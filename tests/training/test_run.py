@@ -26,12 +26,7 @@ from tests import toy
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student, a teacher, and rows."""
-    folder = tmp_path_factory.mktemp("world")
-    toy.write_model(folder / "small", 1)
-    toy.write_model(folder / "large", 2, hidden=24, layers=2, sharp=20.0)
-    toy.write_rows(folder / "train.jsonl", 24)
-    toy.write_rows(folder / "dev.jsonl", 4)
-    return folder
+    return toy.write_world(tmp_path_factory.mktemp("world"))
 
 
 def recipe(world: Path, output: Path, *overrides: str) -> Recipe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from stillhouse.model_folders import remark
 from stillhouse.models import check_lora, load_config, longest_input
 from stillhouse.recipe import Recipe
 from stillhouse.recipe.check import check_adapter
+from stillhouse.training import processes
 
 
 def tokenizer_of(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, list[str]]:
@@ -104,10 +104,7 @@ def check_sharding(recipe: Recipe, arguments: TrainingArguments) -> None:
     Raises:
         Mistake: answers are to be generated in training.
     """
-    sharded = (
-        "FSDP" if arguments.fsdp_plugin_args is not None or os.environ.get("ACCELERATE_USE_FSDP") == "true" else ""
-    )
-    sharded = sharded or ("DeepSpeed" if arguments.deepspeed_plugin is not None else "")
+    sharded = processes.sharding(arguments)
     if sharded and recipe.data.eval is not None and recipe.evaluation.generate:
         raise Mistake(
             "evaluation.generate",

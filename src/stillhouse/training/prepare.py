@@ -156,8 +156,7 @@ def _distiller(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, arguments: Tr
 
 def _placed(model: PreTrainedModel, arguments: TrainingArguments) -> PreTrainedModel:
     """On its device, where flash attention and fast kernels are; but not whole where it will be in shards."""
-    sharded = arguments.fsdp_plugin_args is not None or arguments.deepspeed_plugin is not None
-    return model if sharded else model.to(arguments.device)  # pyright: ignore[reportArgumentType]
+    return model if processes.sharding(arguments) else model.to(arguments.device)  # pyright: ignore[reportArgumentType]
 
 
 def _own_progress(trainer: DistillationTrainer) -> None:

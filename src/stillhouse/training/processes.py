@@ -39,6 +39,14 @@ def check(arguments: TrainingArguments) -> None:
         raise Mistake("", wrong, "on machines without a GPU add --training.use_cpu=true")
 
 
+def sharding(arguments: TrainingArguments) -> str:
+    """What cuts the student's weights into shards, "FSDP" or "DeepSpeed"; empty where every process has them whole."""
+    if arguments.deepspeed_plugin is not None:
+        return "DeepSpeed"
+    by_launcher = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # accelerate's own configuration file
+    return "FSDP" if arguments.fsdp_plugin_args is not None or by_launcher else ""
+
+
 def by_first(work: Callable[[], Found]) -> Found:
     """What `work` gives, done by the first process alone and sent to all; its Mistake is everybody's."""
     if not _grouped():
