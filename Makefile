@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 # One thread a process: the workers already fill the cores. A file stays on one worker, with what its fixtures built.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: demo test test-fast lint types format
+.PHONY: demo test test-fast test-kill lint types format
 
 demo: .venv/installed
 	@$(BIN)/stillhouse demo
@@ -17,6 +17,10 @@ test: .venv/installed-dev
 
 test-fast: .venv/installed-dev
 	@$(PYTEST) -m "not slow"
+
+# 200 kills, of which `make test` does 20; each is a test of its own.
+test-kill: .venv/installed-dev
+	@STILLHOUSE_KILLS=200 $(PYTEST) --dist=load tests/kill/test_kills.py
 
 lint: .venv/installed-dev
 	@$(BIN)/ruff check .

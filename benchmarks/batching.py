@@ -1,12 +1,15 @@
 """How much of a batch is real tokens, and what a training step takes, however the batch is laid out.
 
     python benchmarks/batching.py --data DOLLY/train.jsonl --tokenizer GPT2_FOLDER [--teacher-tokenizer QWEN_FOLDER]
-        [--json]
+        [--budget 4096] [--window 8] [--json]
 
 Every layout is counted on the batches that training would see, from the collators themselves: the student's tokens and
 the teacher's tokens of the same examples in the same batches. The times are of ToDi steps of small GPT-2s on this
 machine (teacher and student on the student's tokens), in turns. Their vocabulary is small, so that what is timed is
 the backbones: the head's work is on the scored tokens alone and the same in every layout.
+
+With --budget, batches of so many tokens are counted instead; with --window, steps are timed whose teacher is asked for
+every micro-batch or for so many at once.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from stillhouse.data.templates import build as build_template
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.methods import build as build_method
 from stillhouse.teacher import LiveTeacher
+from stillhouse.training.budget import TokenBudget
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.sampling import LengthGrouped
 
@@ -54,6 +58,25 @@ def efficiency(dataset: EncodedDataset, batches: Batches, collate: Collate) -> f
         real += sum(len(item["input_ids"]) - 1 for item in items)
         positions += collate(items)["input_ids"].numel()
     return real / positions
+
+
+def filled(
+    student: EncodedDataset, teacher: EncodedDataset, both: set[int], options: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Batches by a budget: real tokens of the student and of the teacher, a position of padded ones, a token of it."""
+    sides = [
+        [int(side.lengths[index]) - 1 for index, sample in enumerate(side.samples) if int(sample) in both]
+        for side in (student, teacher)
+    ]
+    shares: dict[str, list[float]] = {}
+    for name, streams in (("student's", sides[:1]), ("both", sides)):
+        packed = TokenBudget(streams, options.budget, packed=True, seed=options.seed).batches
+        padded = TokenBudget(streams, options.budget, packed=False, seed=options.seed).batches
+        shares[f"packed within {name}"] = [sum(side) / (options.budget * len(packed)) for side in sides]
+        shares[f"padded within {name}"] = [
+            sum(side) / sum(len(batch) * max(side[example] for example in batch) for batch in padded) for side in sides
+        ]
+    return shares
 
 
 def orders(student: EncodedDataset, both: set[int], options: argparse.Namespace) -> tuple[Batches, Batches]:
@@ -108,6 +131,37 @@ def times(
     return {name: round(statistics.median(all_), 1) for name, all_ in taken.items()}
 
 
+def window_times(dataset: EncodedDataset, options: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds of a step of accumulated micro-batches, the teacher asked for each, and for all at once."""
+    vocabulary, size, window = options.vocabulary, options.micro, options.window
+    student = gpt2(options.layers, options.width, vocabulary, 1)
+    teacher = LiveTeacher(gpt2(2 * options.layers, options.width, vocabulary, 2), vocabulary, window)
+    distiller = Distiller(student, build_method("todi"), teacher, vocabulary)
+    taken: dict[str, list[float]] = {}
+    for step in range(options.steps + 1):
+        items = [dataset[(step * size * window + i) % len(dataset)] for i in range(size * window)]
+        for name, collate in (("padded", Collator(0)), ("packed", PackingCollator())):
+            batches = [collate(items[start : start + size]) for start in range(0, len(items), size)]
+            for batch in batches:
+                batch["input_ids"] %= vocabulary
+                batch["labels"][batch["scored"]] %= vocabulary
+            for ahead in (False, True) if step % 2 else (True, False):
+                start = time.perf_counter()
+                distiller.zero_grad()
+                predicted = teacher.predict_all(batches) if ahead else [None] * window
+                for batch, said in zip(batches, predicted, strict=True):
+                    loss, _ = distiller(**{name: batch.get(name) for name in INPUTS}, predicted=said)
+                    (loss / len(batch["scored_at"])).backward()
+                if step:
+                    key = f"{name}, {'at once' if ahead else 'each'}"
+                    taken.setdefault(key, []).append(1e3 * (time.perf_counter() - start))
+    medians = {name: statistics.median(all_) for name, all_ in taken.items()}
+    for name in ("padded", "packed"):
+        pairs = zip(taken[f"{name}, each"], taken[f"{name}, at once"], strict=True)
+        medians[f"{name}, gain"] = statistics.median(each / at_once for each, at_once in pairs)
+    return {name: round(value, 3) for name, value in medians.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/dolly/train.jsonl")
@@ -120,6 +174,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--vocabulary", type=int, default=2000, help="of the timed models; ids are taken modulo it")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each layout; 0: none")
+    parser.add_argument("--window", type=int, default=0, help="micro-batches that a teacher is asked at once; 0: none")
+    parser.add_argument("--micro", type=int, default=2, help="examples of one of them")
+    parser.add_argument("--budget", type=int, default=0, help="count batches of so many tokens instead; 0: do not")
     parser.add_argument("--seed", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
@@ -127,8 +184,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     student = encoded(options, options.tokenizer)
+    if options.window:
+        of_window = window_times(student, options)
+        print(json.dumps(of_window, indent=None if options.json else 1))
+        return
     teacher = encoded(options, options.teacher_tokenizer or options.tokenizer)
-    random, grouped = orders(student, set(map(int, student.samples)) & set(map(int, teacher.samples)), options)
+    both = set(map(int, student.samples)) & set(map(int, teacher.samples))
+    if options.budget:
+        for name, (of_student, of_teacher) in filled(student, teacher, both, options).items():
+            print(f"{name:24} student {of_student:7.1%}  teacher {of_teacher:7.1%} of {options.budget}")
+        return
+    random, grouped = orders(student, both, options)
     layouts: dict[str, tuple[Batches, Collate]] = {
         f"padded_to_{options.max_length}": (random, Collator(0, pad_to=options.max_length)),
         "padded_to_longest": (random, Collator(0)),

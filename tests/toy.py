@@ -28,9 +28,13 @@ def write_rows(path: Path, count: int) -> str:
 
 
 def write_world(folder: Path, dev: int = 4, *, sharp: float = 20.0) -> Path:
-    """What training needs: a student in `small`, a teacher in `large`, 24 rows to learn and `dev` to measure by."""
+    """What training needs: a student in `small`, a teacher in `large`, 24 rows to learn and `dev` to measure by.
+
+    The teacher in `foreign` has another tokenizer.
+    """
     write_model(folder / "small", 1)
     write_model(folder / "large", 2, hidden=24, layers=2, sharp=sharp)
+    write_model(folder / "foreign", 3, hidden=24, entries=280, sharp=sharp)
     write_rows(folder / "train.jsonl", 24)
     write_rows(folder / "dev.jsonl", dev)
     return folder

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -155,14 +156,23 @@ def restore(model: nn.Module, folder: Path) -> None:
     Raises:
         Mistake: the folder lacks a weight, or has one that the adapter does not know.
     """
-    from peft import set_peft_model_state_dict
+    model.load_state_dict(saved_state(model, folder), strict=False)
 
-    saved = load_file(folder / ADAPTER_WEIGHTS)
-    if odd := sorted(saved.keys() ^ state_of(model).keys()):
+
+def saved_state(model: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """What `save` wrote, by the names that `model.state_dict()` has for it.
+
+    Raises:
+        Mistake: the folder lacks a weight, or has one that the adapter does not know.
+    """
+    saved, inside = load_file(folder / ADAPTER_WEIGHTS), list(model.state_dict())
+    # peft renames what it saves; numbers in the place of weights tell which name became which.
+    numbers = {name: torch.tensor(number) for number, name in enumerate(inside)}
+    renamed = {name: inside[int(number)] for name, number in state_of(model, numbers).items()}
+    if odd := sorted(saved.keys() ^ renamed.keys()):
         wrong = f"its weights are not this adapter's ('{odd[0]}')"
         raise Mistake(str(folder), wrong, "resume with the recipe that made it")
-    adapted: Any = model
-    set_peft_model_state_dict(adapted, saved)
+    return {renamed[name]: value for name, value in saved.items()}
 
 
 def _layers(model: PreTrainedModel) -> str:

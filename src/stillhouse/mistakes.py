@@ -53,7 +53,9 @@ def unknown_name(where: str, kind: str, name: str, known: Iterable[str], aliases
     """
     known = sorted(known)
     guess = nearest(name, [*known, *aliases])
-    mend = f"did you mean '{guess}'?" if guess else f"known: {shorten(', '.join(known), 90)}"
+    mend = (
+        f"did you mean '{guess}'?" if guess else f"known: {shorten(', '.join(known), 90)}" if known else "it has none"
+    )
     return Mistake(where, f"unknown {kind} '{shorten(str(name), 40)}'", mend)
 
 

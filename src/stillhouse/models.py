@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -167,6 +168,7 @@ def last_hidden(
     On a CPU rows of unlike lengths are run in groups, which spares the work on padding and changes nothing else. An
     accelerator gets the whole batch: there a launch costs more than padding, and lengths would have to be waited for.
     For the like reason a CPU, whose attention does the work of the whole [T, T] mask, runs a packed row in pieces.
+    A model in shards gets the whole batch on a CPU as well: all processes must run it equally often.
 
     Args:
         input_ids: [B, L], padded on the right; or [1, T], packed.
@@ -178,14 +180,15 @@ def last_hidden(
         [B, L, d]
     """
     body, (_, longest) = backbone(model), input_ids.shape
+    cuts = input_ids.is_cpu and not _in_shards(body)
     if packed is not None:
         parts = []
-        for part, piece in _pieces(packed) if input_ids.is_cpu else [(slice(None), packed)]:
+        for part, piece in _pieces(packed) if cuts else [(slice(None), packed)]:
             output = body(input_ids=input_ids[:, part], use_cache=False, **_apart(model, piece))
             parts.append(output.last_hidden_state)  # [1, t, d]
         return torch.cat(parts, dim=1)  # [1, T, d]
     assert attention_mask is not None, "a padded batch has an attention mask"
-    lengths = attention_mask.sum(1).tolist() if input_ids.is_cpu else []
+    lengths = attention_mask.sum(1).tolist() if cuts else []
     groups = like_lengths(lengths)
     if len(groups) <= 1:
         return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state  # [B, L, d]
@@ -197,6 +200,11 @@ def last_hidden(
         parts.append(torch.nn.functional.pad(hidden, (0, 0, 0, longest - length)))  # [b, L, d]
     order = torch.tensor([row for rows in groups for row in rows])
     return torch.cat(parts)[order.argsort()]  # [B, L, d]
+
+
+def _in_shards(body: torch.nn.Module) -> bool:
+    """Whether parameters are cut over processes, by FSDP2 or by ZeRO-3, and gathered when a layer runs."""
+    return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in body.parameters())
 
 
 def _pieces(packed: Packed) -> Iterator[tuple[slice, Packed]]:

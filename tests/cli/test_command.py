@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stillhouse import __version__, cli
-from stillhouse.catalogue import METHODS
+from stillhouse.catalogue import METHODS, NAMED
 from stillhouse.cli.command import VERBS
 from stillhouse.recipe import OPTIONS
 from stillhouse.recipe.names import all_keys
@@ -30,8 +30,8 @@ def test_help_of_a_verb_names_every_key_and_fits(verb: str, capsys: pytest.Captu
     assert cli.main([verb, "--help"]) == 0
     out = capsys.readouterr().out
     for key in all_keys(OPTIONS[verb]):
-        inside = key.startswith(("training.", "method.", "student.lora."))
-        inside = inside or (verb == "sft" and key.startswith("teacher"))
+        inside = key.startswith(("training.", *(f"{section}." for section in NAMED), "student.lora."))
+        inside = inside or (verb == "sft" and key.startswith(("teacher", "alignment", "vocabulary")))
         assert inside or f"  {key}" in out, key
     assert max(map(len, out.splitlines())) <= 120
     assert len(out.splitlines()) <= 70

@@ -13,7 +13,7 @@ from typing import Any
 TIMEOUT = 240.0
 
 
-def on_ranks(work: Callable[[], Any], world: int = 2, **environment: str) -> list[Any]:
+def on_ranks(work: Callable[[], Any], world: int = 2, *, daemon: bool = True, **environment: str) -> list[Any]:
     """What `work` gives on each of `world` processes, in the order of their ranks.
 
     Raises:
@@ -30,7 +30,7 @@ def on_ranks(work: Callable[[], Any], world: int = 2, **environment: str) -> lis
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **environment,
         }  # fmt: skip
-        process = context.Process(target=_rank, args=(work, variables, theirs), daemon=True)
+        process = context.Process(target=_rank, args=(work, variables, theirs), daemon=daemon)
         process.start()
         theirs.close()
         ranks.append((process, ours))

@@ -1,4 +1,7 @@
-"""DDP, FSDP2 and DeepSpeed's ZeRO on two CPU processes over gloo: each gives the weights of one process."""
+"""However a batch is split, laid out or worked on, the weights after training are the same, for every method.
+
+DDP, FSDP2 and DeepSpeed's ZeRO run on two CPU processes over gloo.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,6 @@ from tests import toy
 from tests.distributed.ranks import on_ranks
 
 pytestmark = pytest.mark.slow
-LEARNING = [name for name in METHODS if name != "sft"]
 Weights = dict[str, Tensor]
 
 
@@ -46,11 +48,12 @@ def recipe(world: Path, output: Path, method: str, *options: str) -> Recipe:
         "output": str(output),
     }
     if METHODS[method].needs_teacher:
-        tree["teacher"] = {"model": str(world / "large")}
+        tree["teacher"] = {"model": str(world / ("foreign" if METHODS[method].two_sided else "large"))}
     output.mkdir(parents=True, exist_ok=True)
     path = output / "recipe.yaml"
     path.write_text(json.dumps(tree))
-    return parse("distill", [str(path), *options])
+    kept = [option for option in options if "teacher" in tree or not option.startswith("--teacher")]
+    return parse("sft" if method == "sft" else "distill", [str(path), *kept])
 
 
 def split(size: int, accumulated: int) -> list[str]:
@@ -60,7 +63,8 @@ def split(size: int, accumulated: int) -> list[str]:
 def weights(folder: Path) -> Weights:
     """Everything that was learnt, the method's own included."""
     state = folder / "last" / "method.safetensors"
-    return load_file(folder / "last" / "model.safetensors") | (load_file(state) if state.exists() else {})
+    (student,) = (folder / "last").glob("*model.safetensors")  # or adapter_model.safetensors
+    return load_file(student) | (load_file(state) if state.exists() else {})
 
 
 def losses(folder: Path) -> list[float]:
@@ -84,8 +88,8 @@ class Backend:
     def __init__(self, options: list[str], prepare: Callable[[], None], shows: Callable[[DistillationTrainer], bool]):
         self.options, self.prepare, self.shows = options, prepare, shows
 
-    def run_all(self, recipes: list[Recipe]) -> list[Path]:
-        """Every recipe in two processes; all must have used the backend at every step."""
+    def run_all(self, recipes: list[Recipe], **environment: Any) -> list[Path]:
+        """Every recipe in two processes of an environment; all must have used the backend at every step."""
 
         def work() -> list[tuple[Path, bool]]:
             self.prepare()
@@ -95,7 +99,7 @@ class Backend:
                     done.append((run(made), bool(seen) and all(seen)))
             return done
 
-        first, second = on_ranks(work)
+        first, second = on_ranks(work, **environment)
         assert first == second and all(used for _, used in first)
         return [folder for folder, _ in first]
 
@@ -169,32 +173,46 @@ FSDP = Backend(
 )
 
 
+WHOLE, AHEAD = split(8, 1), "--teacher.window=3"
+ALONE = {
+    "1 x 2 x 4": split(2, 4),
+    "1 x 2 x 4, the teacher ahead": [*split(2, 4), AHEAD],
+    "packed": [*WHOLE, "--data.packing=true"],
+    "packed 1 x 2 x 4, the teacher ahead": [*split(2, 4), "--data.packing=true", AHEAD],
+    "blocks": [*WHOLE, "--head.rows=5", "--head.elements=700", "--head.vocabulary_tile=37"],
+    "recomputed": [*WHOLE, "--training.activation_checkpointing=true"],
+}  # one process
+
+
 @pytest.fixture(scope="module")
 def ends(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
-    """The folder of every method's run, alone and on two processes: one fork for them all."""
+    """The folder of every method's run, in one process and in two: one fork a backend for all methods."""
     output = tmp_path_factory.mktemp("ends")
 
     def recipes(name: str, options: list[str]) -> list[Recipe]:
-        return [recipe(world, output / name / method, method, *options) for method in LEARNING]
+        return [recipe(world, output / name / method, method, *options) for method in METHODS]
 
     def by_method(folders: list[Path]) -> dict[str, Path]:
-        return dict(zip(LEARNING, folders, strict=True))
+        return dict(zip(METHODS, folders, strict=True))
 
-    return {
-        "alone": by_method([run(made) for made in recipes("alone", split(8, 1))]),
+    found = {
+        how: by_method([run(made) for made in recipes(how, options)])
+        for how, options in {"alone": WHOLE, **ALONE}.items()
+    }
+    return found | {
         "2 x 4": by_method(DDP.run_all(recipes("ddp", split(4, 1)))),
-        "2 x 2 x 2": by_method(DDP.run_all(recipes("ddp2", split(2, 2)))),
-        "fsdp2": by_method(FSDP.run_all(recipes("fsdp", [*split(4, 1), *FSDP.options]))),
+        "2 x 2 x 2": by_method(DDP.run_all(recipes("ddp2", [*split(2, 2), AHEAD]))),
+        "fsdp2": by_method(FSDP.run_all(recipes("fsdp", [*split(2, 2), AHEAD, *FSDP.options]))),
     }
 
 
-@pytest.mark.parametrize("how", ["2 x 4", "2 x 2 x 2", "fsdp2"])
-@pytest.mark.parametrize("method", LEARNING)
-def test_two_processes_give_the_weights_of_one(ends: dict[str, dict[str, Path]], method: str, how: str) -> None:
+@pytest.mark.parametrize("how", [*ALONE, "2 x 4", "2 x 2 x 2", "fsdp2"])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_split_changes_the_weights(ends: dict[str, dict[str, Path]], method: str, how: str) -> None:
     same(ends[how][method], ends["alone"][method])
 
 
-@pytest.mark.parametrize("method", LEARNING)
+@pytest.mark.parametrize("method", METHODS)
 def test_everything_that_should_learn_moves(ends: dict[str, dict[str, Path]], world: Path, method: str) -> None:
     before = load_file(world / "small" / "model.safetensors") | build(method).state_dict()
     for name, value in weights(ends["alone"][method]).items():
@@ -206,8 +224,8 @@ def test_everything_that_should_learn_moves(ends: dict[str, dict[str, Path]], wo
 def test_zero(world: Path, tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     backend = zero(stage, tmp_path)
-    alone = [run(recipe(world, tmp_path / "alone" / method, method, *split(8, 1))) for method in ("taid", "ctkd")]
-    options = [*split(4, 1), *backend.options]
+    alone = [run(recipe(world, tmp_path / "alone" / method, method, *WHOLE)) for method in ("taid", "ctkd")]
+    options = [*split(2, 2), AHEAD, *backend.options]
     made = [recipe(world, tmp_path / "zero" / method, method, *options) for method in ("taid", "ctkd")]
     spread = backend.run_all(made)
     for ours, theirs in zip(spread, alone, strict=True):
@@ -218,10 +236,21 @@ class Killed(BaseException):
     """What ends a run without any cleaning up."""
 
 
-@pytest.mark.parametrize("backend", [DDP, FSDP], ids=["ddp", "fsdp2"])
-def test_two_killed_processes_go_on_to_the_same_weights(world: Path, tmp_path: Path, backend: Backend) -> None:
+@pytest.mark.parametrize(
+    ("backend", "more"),
+    [
+        (DDP, []),
+        (FSDP, []),
+        (FSDP, ["--student.lora.r=4", "--student.lora.lora_dropout=0.1"]),
+        (DDP, ["--data.max_batch_tokens=160", "--data.packing=true", "--training.save_steps=1"]),
+    ],
+    ids=["ddp", "fsdp2", "fsdp2 and lora", "ddp and a budget, within an epoch"],
+)
+def test_two_killed_processes_go_on_to_the_same_weights(
+    world: Path, tmp_path: Path, backend: Backend, more: list[str]
+) -> None:
     options = ["--training.max_steps=-1", "--training.num_train_epochs=2", *split(4, 1), *backend.options]
-    options += [f"--data.eval={world / 'dev.jsonl'}", "--evaluation.generate=false"]
+    options += [f"--data.eval={world / 'dev.jsonl'}", "--evaluation.generate=false", *more]
     whole, cut = (recipe(world, tmp_path / name, "taid", *options) for name in ("whole", "cut"))
 
     def killed_in_the_second_epoch() -> bool:
@@ -249,6 +278,13 @@ def test_two_killed_processes_go_on_to_the_same_weights(world: Path, tmp_path: P
     assert losses(again) == losses(uninterrupted)
 
 
+def test_two_processes_share_the_batches_of_a_budget(world: Path, tmp_path: Path) -> None:
+    options = ["--data.max_batch_tokens=160", "--data.packing=true", "--training.gradient_accumulation_steps"]
+    alone = run(recipe(world, tmp_path / "alone", "todi", *options[:2], f"{options[2]}=2"))
+    (both,) = DDP.run_all([recipe(world, tmp_path / "both", "todi", *options[:2], f"{options[2]}=1")])
+    same(both, alone)
+
+
 def test_processes_that_would_each_train_alone_are_refused(world: Path, tmp_path: Path) -> None:
     """Without `use_cpu` accelerate forms no group on a machine without a GPU, and says nothing."""
     made = recipe(world, tmp_path, "seqkd", *split(4, 1), "--training.use_cpu=false")
@@ -262,6 +298,19 @@ def test_processes_that_would_each_train_alone_are_refused(world: Path, tmp_path
 
     for said in on_ranks(lonely):
         assert said.startswith("2 processes were started, but each sees 1")
+
+
+def test_shards_that_would_be_none_are_refused(world: Path, tmp_path: Path) -> None:
+    """Without a GPU accelerate trains whole copies where FSDP is asked for, and says nothing."""
+    made = recipe(world, tmp_path, "seqkd", *split(4, 1), *FSDP.options)
+
+    def whole() -> str:
+        with pytest.raises(Mistake) as raised:
+            run(made)
+        return str(raised.value)
+
+    for said in on_ranks(whole):
+        assert said.startswith("training.fsdp: FSDP was asked for, but accelerate uses MULTI_CPU on this machine")
 
 
 def test_answers_in_training_are_refused_for_shards(world: Path, tmp_path: Path) -> None:

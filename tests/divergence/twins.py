@@ -24,6 +24,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     *(("todi", {"scale": scale}) for scale in (0.0, 1.0, 4.0, 50.0)),
     *(("taid", {"t": t}) for t in (0.0, 0.4, 1.0)),
     *(("dkd", {"alpha": alpha, "beta": beta}) for alpha, beta in ((1.0, 0.5), (0.0, 8.0), (3.0, 0.0))),
+    *(("uld", {"top_k": top_k}) for top_k in (0, 1, 7)),
 ]
 WITH_TEACHER = [setting for setting in SETTINGS if setting[0] != "cross_entropy"]
 
@@ -129,6 +130,11 @@ def dkd(student: Tensor, teacher: Tensor, common: Tensor, labels: Tensor, alpha:
     return alpha * label_part + beta * rest_part
 
 
+def uld(x: Both, top_k: int) -> Tensor:
+    ranked = [side.sort(dim=-1, descending=True, stable=True).values for side in (x.p_whole, x.q_whole)]
+    return (ranked[0] - ranked[1]).abs()[:, : top_k or None].sum(-1)
+
+
 FORMULAS: dict[str, Callable[..., Tensor]] = {
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,
@@ -138,6 +144,7 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     "skew_reverse_kl": skew_reverse_kl,
     "adaptive_kl": adaptive_kl,
     "todi": todi,
+    "uld": uld,
 }
 
 

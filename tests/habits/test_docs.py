@@ -18,7 +18,7 @@ def test_the_page_says_everything_of_an_entry(monkeypatch: pytest.MonkeyPatch):
     parameters = {"slope": Parameter(1.5, "of the line", 0.0, 9.0, open_low=True, aliases=("s",), fixed=True)}
     entry = Entry("new", "Someone, 2026", "a thing", parameters, ("other",), formula="a + b", official="It is wrong.")
     monkeypatch.setitem(METHODS, "new", entry)
-    section = markdown().partition("## new")[2]
+    section = markdown().partition("## new")[2].partition("\n# ")[0]
     for said in (
         "`other`",
         "A thing. (Someone, 2026)",

@@ -116,6 +116,21 @@ def test_the_loss_may_be_scaled_after_the_fact_but_not_used_twice() -> None:
         loss.backward()
 
 
+def test_rows_may_weigh_differently() -> None:
+    student, teacher = (predictions(i, 7, 4, 9, torch.float64) for i in range(2))
+    weights = torch.tensor([0.0, 2.0, 1.0, 0.25, 3.0, 0.0, 1.0], dtype=torch.float64)
+    parts = [term.weight * term.divergence(logits(student), logits(teacher).detach(), student.labels) for term in TERMS]
+    expected = (torch.stack(parts).sum(0) * weights).sum()
+    expected.backward()
+    expected_gradients = gradients(student)
+    result = rowwise_loss(student, teacher, TERMS, blocks=SMALL, weights=weights)
+    result.loss.backward()
+    torch.testing.assert_close(result.loss.detach(), expected.detach(), rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients(student), expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(result.values["ce"], rowwise_loss(student, teacher, TERMS).values["ce"])
+
+
 def test_values_of_terms_and_monitors_come_back_by_row() -> None:
     student, teacher = (predictions(i, 6, 4, 9, torch.float64) for i in range(2))
     result = rowwise_loss(student, teacher, TERMS, MONITORS, blocks=SMALL)

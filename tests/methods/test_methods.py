@@ -17,6 +17,8 @@ from stillhouse.methods.ctkd import CurriculumTemperature
 from tests.methods.rows import both, dense
 
 MIDDLE = Clock(step=5, steps=10, epoch=1.5)
+# Methods that always see two tokenisations have twins of their own.
+ROW_BY_ROW = [name for name, entry in METHODS.items() if not entry.two_sided]
 
 
 def twin(name: str, now: dict[str, Any], z_s: Tensor, z_t: Tensor, labels: Tensor, extra: Any) -> Tensor:
@@ -38,7 +40,7 @@ def twin(name: str, now: dict[str, Any], z_s: Tensor, z_t: Tensor, labels: Tenso
 
 
 @pytest.mark.parametrize("kd_weight", [0.3, 1.0])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ROW_BY_ROW)
 def test_loss_and_gradients_equal_the_dense_formula(name: str, kd_weight: float) -> None:
     settings = {"kd_weight": kd_weight} if METHODS[name].needs_teacher else {}
     method, (student, teacher) = build(name, **settings), both()
@@ -53,7 +55,7 @@ def test_loss_and_gradients_equal_the_dense_formula(name: str, kd_weight: float)
     assert "ce" in terms.sums and ("kd" in terms.sums) == METHODS[name].needs_teacher
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].needs_teacher])
+@pytest.mark.parametrize("name", [name for name in ROW_BY_ROW if METHODS[name].needs_teacher])
 def test_every_number_may_follow_a_schedule(name: str) -> None:
     """At every place of the run, the loss is that of the constant which the schedule has reached there."""
     moved = {

@@ -26,15 +26,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy.write_model(folder / "mute", 4)
     (folder / "mute" / "tokenizer.json").unlink()
     toy.write_rows(folder / "rows.jsonl", 8)
+    (folder / "map.json").write_text(json.dumps({str(token): 5 for token in range(291)}))
     return folder
 
 
 # What is wrong -> (changes of the recipe, the line without "stillhouse: ").
 CASES: dict[str, tuple[dict[str, Any], str]] = {
-    "another tokenizer": (
-        {"teacher.model": "foreign"},
-        "teacher.model: its tokenizer is not the student's (300 tokens here and 290 there), and todi needs the same "
-        "one; use seqkd on text that the teacher writes (stillhouse generate)",
+    "a map of another pair": (
+        {"teacher.model": "foreign", "vocabulary.name": "file", "vocabulary.path": "map.json"},
+        "map.json: maps 291 teacher tokens, but the teacher has 290; is it a map of another pair?",
     ),
     "too few embeddings": (
         {"student.model": "narrow"},

@@ -175,7 +175,7 @@ def test_a_damaged_version_is_passed_over_for_the_one_before(tmp_path: Path, cap
     assert caplog.text == ""
     (tmp_path / "last" / "a").write_bytes(b"nev")
     assert store.find_folder(tmp_path / "last") == tmp_path / "last.previous"
-    assert f"using {tmp_path}/last.previous, the version before; " in caplog.text
+    assert f"using {tmp_path}/last.previous, the version before: {tmp_path}/last/a is corrupt: expected" in caplog.text
     (tmp_path / "last.previous" / "a").write_bytes(b"odd")
     with pytest.raises(store.Corrupt, match=f"{tmp_path.name}/last/a"):
         store.find_folder(tmp_path / "last")

@@ -97,6 +97,11 @@ def write_new_folder(root: Path, faults: Faults) -> None:
         fill(folder, NEW_FILES, faults.step)
 
 
+def write_keeping_folder(root: Path, faults: Faults) -> None:
+    with store.write_folder(root / "last", keep_previous=True) as folder:
+        fill(folder, NEW_FILES, faults.step)
+
+
 def read_folder(root: Path) -> Any:
     try:
         folder = store.find_folder(root / "last")
@@ -142,6 +147,10 @@ def remove(root: Path, faults: Faults) -> None:
     store.remove_folder(root / "last")
 
 
+def drop_previous(root: Path, faults: Faults) -> None:
+    store.drop_previous(root / "last")
+
+
 # Logs
 
 
@@ -173,6 +182,7 @@ def nothing(root: Path) -> None: ...
 
 LOG = ["one", "two"]
 PAIR = {"x.txt", "x.txt.xxh3"}
+BOTH = {"last", "last.previous"}
 SCENARIOS = [
     Scenario("new file", nothing, write_new_file, read_file, NOTHING, NEW, PAIR),
     Scenario("file", lambda r: store.write_text(r / "x.txt", OLD), write_new_file, read_file, OLD, NEW, PAIR),
@@ -191,6 +201,12 @@ SCENARIOS = [
              {"last"}),
     Scenario("folder, damaged beside a good one", damaged_beside_good, write_new_folder, read_folder, OLD_FILES,
              NEW_FILES, {"last"}),
+    Scenario("folder, keeping a version", old_folder, write_keeping_folder, read_folder, OLD_FILES, NEW_FILES, BOTH),
+    Scenario("folder, keeping a version of three", before_cleaning, write_keeping_folder, read_folder, OLD_FILES,
+             NEW_FILES, BOTH),
+    Scenario("folder, keeping the good one", damaged_beside_good, write_keeping_folder, read_folder, OLD_FILES,
+             NEW_FILES, BOTH),
+    Scenario("dropping a version", before_cleaning, drop_previous, read_folder, OLD_FILES, OLD_FILES, {"last"}),
     Scenario("folder beside leftovers", leftovers, write_new_folder, read_folder, OLD_FILES, NEW_FILES, {"last"}),
     Scenario("removal", old_folder, remove, read_folder, OLD_FILES, NOTHING, set()),
     Scenario("new log", nothing, append, read_log, (NOTHING, []), ["three, and more"], {"log"}),

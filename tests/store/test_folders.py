@@ -59,6 +59,35 @@ def test_files_of_others_are_not_replaced(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.previous", "file"}
 
 
+def test_one_version_before_is_kept_if_asked_and_never_a_damaged_one(tmp_path: Path):
+    def write(text: str, keep_previous: bool = True) -> None:
+        with store.write_folder(tmp_path / "x", keep_previous=keep_previous) as folder:
+            (folder / "a").write_text(text)
+
+    def versions() -> dict[str, str]:
+        return {path.name: (path / "a").read_text() for path in tmp_path.iterdir()}
+
+    write("1")
+    assert versions() == {"x": "1"}
+    write("2")
+    write("3")
+    assert versions() == {"x": "3", "x.previous": "2"}
+    (tmp_path / "x" / "a").write_text("bit rot")
+    store.drop_previous(tmp_path / "x")  # which is the only good one
+    assert store.find_folder(tmp_path / "x") == tmp_path / "x.previous"
+    write("4")
+    assert versions() == {"x": "4", "x.previous": "2"}
+    (tmp_path / "x.previous" / "a").write_text("bit rot")
+    write("5")
+    assert versions() == {"x": "5", "x.previous": "4"}
+    store.drop_previous(tmp_path / "x")
+    assert versions() == {"x": "5"}
+    store.drop_previous(tmp_path / "x")
+    write("6")
+    write("7", keep_previous=False)
+    assert versions() == {"x": "7"}
+
+
 @pytest.mark.parametrize("name", [".DS_Store", "sub/.nfs0001"])
 def test_hidden_files_that_came_later_do_no_harm(name: str, tmp_path: Path):
     with store.write_folder(tmp_path / "x") as folder:

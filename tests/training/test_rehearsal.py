@@ -39,12 +39,12 @@ def test_estimates_are_those_of_the_formulas(world: Path, tmp_path: Path) -> Non
 
     from stillhouse.training import rehearsal
     from stillhouse.training.arguments import training_arguments
-    from stillhouse.training.preflight import tokenizer_of
+    from stillhouse.training.preflight import tokenizers_of
     from stillhouse.training.prepare import prepare
 
     made = recipe(world, tmp_path)
     arguments = training_arguments(made)
-    prepared = prepare(made, tmp_path, tokenizer_of(made)[0], arguments)
+    prepared = prepare(made, tmp_path, tokenizers_of(made)[0], arguments)
     models = [AutoModelForCausalLM.from_pretrained(world / name) for name in ("small", "large")]
     sizes = [sum(p.numel() for p in model.parameters()) for model in models]
     heads = [model.get_output_embeddings().weight.numel() for model in models]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stillhouse import store
-from stillhouse.catalogue import METHODS
+from stillhouse.catalogue import ALIGNERS, METHODS, VOCABULARIES
+from stillhouse.catalogue.methods import WORD_LEVEL
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe import Recipe, parse
 from stillhouse.training import run
@@ -193,12 +195,31 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert [path.name for path in again.glob("epoch*")] == [path.name for path in whole.glob("epoch*")]
 
 
-def test_padded_vocabularies_work_and_other_tokenizers_are_refused(world: Path, tmp_path: Path) -> None:
+def test_padded_vocabularies_work(world: Path, tmp_path: Path) -> None:
     padded = toy.write_model(tmp_path / "padded", 3, padded=9)
     run(recipe(world, tmp_path / "out", f"--teacher.model={padded}", "--training.max_steps=1"))
-    other = toy.write_model(tmp_path / "other", 3, entries=290)
-    with pytest.raises(Mistake, match=r"teacher.model: its tokenizer is not the student's .* use seqkd"):
-        run(recipe(world, tmp_path / "out2", f"--teacher.model={other}"))
+
+
+@pytest.mark.parametrize("alignment", ALIGNERS)
+@pytest.mark.parametrize("vocabulary", [name for name in VOCABULARIES if name != "file"])
+def test_any_divergence_goes_with_any_aligner_and_any_map(
+    alignment: str, vocabulary: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Divergences take turns; what cannot be is refused with a line, before training."""
+    monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path))
+    turn = (list(ALIGNERS).index(alignment) * len(VOCABULARIES) + list(VOCABULARIES).index(vocabulary)) % len(
+        WORD_LEVEL
+    )
+    options = [f"--method={WORD_LEVEL[turn]}", f"--alignment={alignment}", f"--vocabulary={vocabulary}"]
+    made = recipe(world, tmp_path / "out", f"--teacher.model={world / 'foreign'}", *options, "--training.max_steps=2")
+    if alignment == "dtw_matched" and vocabulary in ("overlap", "cdm"):
+        with pytest.raises(Mistake, match=r"alignment.name: dtw_matched goes by a map of tokens"):
+            run(made)
+        return
+    lines = [json.loads(line) for line in (run(made) / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "kd" in line]
+    assert len(steps) == 2 and all(math.isfinite(line["loss"]) and 0 < line["aligned"] <= 1 for line in steps)
+    assert all(line["kd"] > 0 for line in steps)
 
 
 def test_lengths_beyond_the_models_positions_are_refused_before_weights_load(world: Path, tmp_path: Path) -> None:

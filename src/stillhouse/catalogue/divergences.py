@@ -148,10 +148,27 @@ _DKD = Entry(
     official="It works in the dtype of the logits, and lowers the label's logit by 1000 instead of leaving it out.",
 )  # fmt: skip
 
+_ULD = Entry(
+    "uld",
+    "Boizard et al., ULD, arXiv:2402.12030",
+    "probabilities compared rank by rank, whatever tokens they are of",
+    {
+        "temperature": TEMPERATURE,
+        "top_k": Parameter(
+            0.0, "compare the highest so many ranks alone, and report a bound of what that leaves out; 0: all", 0.0,
+            fixed=True, aliases=("k",),
+        ),
+    },
+    aliases=("universal_logit_distillation",),
+    formula="sum over ranks r of |p_(r) - q_(r)|, p_(1) >= p_(2) >= ..., the shorter side filled with 0",
+    official="The vocabularies may differ. Of equal probabilities the lowest id ranks first; torch.sort leaves "
+    "that open.",
+)  # fmt: skip
+
 DIVERGENCES: dict[str, Entry] = {
     entry.name: entry
     for entry in (
         _CROSS_ENTROPY, _FORWARD_KL, _REVERSE_KL, _JSD, _TVD, _SKEW_FORWARD_KL, _SKEW_REVERSE_KL, _ADAPTIVE_KL, _TODI,
-        _TAID, _DKD,
+        _TAID, _DKD, _ULD,
     )
 }  # fmt: skip

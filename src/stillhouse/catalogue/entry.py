@@ -16,21 +16,28 @@ class Parameter:
     """One setting of a divergence or a method.
 
     Attributes:
-        default: Its value where nothing is said.
+        default: Its value where nothing is said; None where that depends, as `meaning` says.
         meaning: One line for people.
         low: The lowest value allowed; not itself where `open_low`.
         high: The highest value allowed.
         aliases: The names that papers and their code give it.
         fixed: It is read once, at the start, so no schedule may move it.
+        choices: The words that it may be, of a setting that is a word; a word without choices is a file's name.
     """
 
-    default: float | bool
+    default: float | bool | str | None
     meaning: str
     low: float = -math.inf
     high: float = math.inf
     open_low: bool = False
     aliases: tuple[str, ...] = ()
     fixed: bool = False
+    choices: tuple[str, ...] | None = None
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a number, which a schedule may move."""
+        return self.choices is None and not isinstance(self.default, bool | str)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,15 @@ class Entry:
     Attributes:
         formula: The value of a row, in the letters of docs/methods.md.
         official: What the released code does otherwise, and how to get its numbers.
+        alignment: Of a method for two tokenizers: the aligner that it has unless the recipe names one.
+        vocabulary: Of a method for two tokenizers: the vocabulary map that it has unless the recipe names one; None
+            where it compares tokens without a map.
+        two_sided: Whether a method always looks at two tokenisations, be they equal; the others do where tokenizers
+            differ, by means of an aligner and a map.
+        aligners: Which aligners a method can have; none named: any.
+        vocabularies: Which vocabulary maps a method can have; none named: any, or none at all where `vocabulary` is
+            None and the method is `two_sided`.
+        whole_groups: Whether a method wants the aligner's groups as they are, and merges them itself.
     """
 
     name: str
@@ -50,6 +66,12 @@ class Entry:
     needs_teacher: bool = True
     formula: str = ""
     official: str = ""
+    alignment: Mapping[str, Any] | None = None
+    vocabulary: Mapping[str, Any] | None = None
+    two_sided: bool = False
+    aligners: tuple[str, ...] = ()
+    vocabularies: tuple[str, ...] = ()
+    whole_groups: bool = False
 
 
 def find(kind: str, table: Mapping[str, Entry], name: str, where: str = "") -> Entry:
@@ -82,7 +104,7 @@ def settle(entry: Entry, settings: Mapping[str, Any], where: str = "", *, schedu
 def _settled(value: Any, parameter: Parameter, where: str, schedules: bool) -> Any:
     if not schedule.is_schedule(value):
         return _checked(value, parameter, where)
-    if parameter.fixed or isinstance(parameter.default, bool):
+    if parameter.fixed or not parameter.is_number:
         raise Mistake(where, "does not change over training", "write one value")
     if not schedules:
         raise Mistake(where, "is a schedule, and only a method knows how far training is", "write one number")
@@ -97,6 +119,14 @@ def _checked(value: Any, parameter: Parameter, where: str) -> Any:
         if not isinstance(value, bool):
             raise Mistake(where, f"must be true or false, got {value!r}")
         return value
+    if parameter.choices is not None:
+        return _word(value, parameter.choices, where)
+    if isinstance(parameter.default, str):
+        if not isinstance(value, str) or not value:
+            raise Mistake(where, f"must be the name of a file, got {value!r}")
+        return value
+    if value is None and parameter.default is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise Mistake(where, f"must be a number, got {value!r}")
     too_low = value <= parameter.low if parameter.open_low else value < parameter.low
@@ -105,3 +135,11 @@ def _checked(value: Any, parameter: Parameter, where: str) -> Any:
         high = f" and at most {parameter.high:g}" if math.isfinite(parameter.high) else ""
         raise Mistake(where, f"must be {low}{high}, got {value!r}")
     return float(value)
+
+
+def _word(value: Any, choices: tuple[str, ...], where: str) -> str:
+    """The one of `choices` that `value` is; upper and lower case and `-` and `_` are alike."""
+    folded = str(value).lower().replace("-", "_")
+    if folded not in choices:
+        raise unknown_name(where, "choice", str(value), choices, choices)
+    return folded

@@ -6,11 +6,9 @@ from dataclasses import replace
 
 from stillhouse.catalogue.divergences import DIVERGENCES, TEMPERATURE
 from stillhouse.catalogue.entry import Entry, Parameter
+from stillhouse.catalogue.two_tokenizers import KD_WEIGHT, TWO_TOKENIZERS
 
-_KD_WEIGHT = Parameter(
-    0.5, "the loss is (1 - kd_weight) CE + kd_weight KD", 0.0, 1.0, aliases=("kd_rate", "kd_ratio", "distil_ratio")
-)
-_NO_CE = replace(_KD_WEIGHT, default=1.0)
+_NO_CE = replace(KD_WEIGHT, default=1.0)
 _PAPER_TEMPERATURE = replace(TEMPERATURE, default=2.0, meaning=TEMPERATURE.meaning + " (2.0 in ToDi's scripts)")
 WORD_LEVEL = (
     "forward_kl", "reverse_kl", "jsd", "tvd", "skew_forward_kl", "skew_reverse_kl", "adaptive_kl", "todi",
@@ -22,7 +20,7 @@ def _word_level(divergence: Entry) -> Entry:
     return replace(
         divergence,
         summary=f"CE and {divergence.summary}",
-        parameters={**divergence.parameters, "temperature": _PAPER_TEMPERATURE, "kd_weight": _KD_WEIGHT},
+        parameters={**divergence.parameters, "temperature": _PAPER_TEMPERATURE, "kd_weight": KD_WEIGHT},
         formula=f"(1 - kd_weight) CE + kd_weight D, D = {divergence.formula}",
     )
 
@@ -102,7 +100,9 @@ _DKD = replace(
     + " Its mean is over every position, so that padding shrinks the loss: parity.",
 )
 
+_ONE_TOKENIZER = (_SFT, _SEQKD, *(_word_level(DIVERGENCES[name]) for name in WORD_LEVEL), _TAID, _CTKD, _DKD)
+_BUILT = ("overlap", "mined", "cdm", "uld", "multi_level_ot", "gold", "alm")
 METHODS: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (_SFT, _SEQKD, *(_word_level(DIVERGENCES[name]) for name in WORD_LEVEL), _TAID, _CTKD, _DKD)
+    **{entry.name: entry for entry in _ONE_TOKENIZER},
+    **{name: TWO_TOKENIZERS[name] for name in _BUILT},
 }

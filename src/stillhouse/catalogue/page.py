@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from stillhouse.catalogue.axes import ALIGNERS, VOCABULARIES
+from stillhouse.catalogue.correspondence import alignment_of, vocabulary_of
 from stillhouse.catalogue.entry import Entry, Parameter
 from stillhouse.catalogue.methods import METHODS
 
@@ -35,9 +37,50 @@ to 1e-7) or `taid` (every micro-batch has its own mean, a cosine to 0). `true` i
 """
 
 
+_TWO_TOKENIZERS = """# Two tokenizers
+
+A teacher may have another tokenizer than the student. It then reads the same examples in its own tokens, with its own
+template; an *aligner* says which positions correspond, and a *vocabulary map* which tokens:
+
+```yaml
+method: {name: todi}
+alignment: {name: span, merge: first}        # or: alignment: span
+vocabulary: {name: min_edit}
+teacher: {model: ..., template: chat}        # its own template, where that is another
+```
+
+**Any divergence goes with any aligner and any map**; the table says what each method takes unless the recipe names
+something, and where it cannot choose. KD is the sum over aligned rows, divided by the student's scored tokens like
+everything else; rows that are not aligned learn their label alone. A teacher's row is moved to the student's tokens
+before it is compared: tokens that nothing goes to have probability 0 (where a divergence would then be infinite, as
+reverse KL, they do not count), several tokens that go to one are added up, and `overlap` cuts both sides to the shared
+tokens and renormalises them. Given for models with the same tokenizer, both sections work as well.
+"""
+
+
 def markdown() -> str:
-    """Every method: summary, formula, paper, settings with defaults and bounds, and what the official code does."""
-    return "\n".join([_HEAD, *(line for entry in METHODS.values() for line in _section(entry))])
+    """Every method, aligner and vocabulary map: summary, formula, paper, settings with defaults and bounds."""
+    lines = [_HEAD, *(line for entry in METHODS.values() for line in _section(entry)), _TWO_TOKENIZERS]
+    lines += [*_pairs(), "", "# Aligners\n", *(line for entry in ALIGNERS.values() for line in _section(entry))]
+    lines += ["# Vocabulary maps\n", *(line for entry in VOCABULARIES.values() for line in _section(entry))]
+    return "\n".join(lines)
+
+
+def _pairs() -> Iterator[str]:
+    """What each method takes where tokenizers differ."""
+    yield "| method | aligner | may have | vocabulary | may have |\n|---|---|---|---|---|"
+    for entry in METHODS.values():
+        if entry.needs_teacher:
+            alignment = alignment_of(entry, None)
+            vocabulary = vocabulary_of(entry, None, alignment)
+            maps = ", ".join(entry.vocabularies) or ("any" if vocabulary else "-")
+            shown = [_written(axis) if axis else "-" for axis in (alignment, vocabulary)]
+            yield f"| {entry.name} | {shown[0]} | {', '.join(entry.aligners) or 'any'} | {shown[1]} | {maps} |"
+
+
+def _written(axis: Mapping[str, object]) -> str:
+    settings = ", ".join(f"{key}: {json.dumps(value)}" for key, value in axis.items() if key not in ("name", "many"))
+    return f"{axis['name']}" + (f" ({settings})" if settings else "")
 
 
 def _section(entry: Entry) -> Iterator[str]:
@@ -46,7 +89,8 @@ def _section(entry: Entry) -> Iterator[str]:
         yield f"Also called {', '.join(f'`{alias}`' for alias in entry.aliases)}.\n"
     paper = "" if entry.paper == "-" else f" ({entry.paper})"
     yield f"{entry.summary[0].upper()}{entry.summary[1:]}.{paper}\n"
-    yield f"    {entry.formula}\n"
+    if entry.formula:
+        yield f"    {entry.formula}\n"
     if entry.parameters:
         yield "| setting | default | may be | meaning |\n|---|---|---|---|"
         yield from (_row(name, parameter) for name, parameter in entry.parameters.items())
@@ -64,8 +108,12 @@ def _row(name: str, parameter: Parameter) -> str:
 
 
 def _bounds(parameter: Parameter) -> str:
+    if parameter.choices is not None:
+        return ", ".join(parameter.choices)
     if isinstance(parameter.default, bool):
         return "true, false"
+    if isinstance(parameter.default, str):
+        return "a file"
     low = f"{'above' if parameter.open_low else 'from'} {parameter.low:g}" if math.isfinite(parameter.low) else ""
     high = f"to {parameter.high:g}" if math.isfinite(parameter.high) else ""
     return " ".join(part for part in (low, high) if part) or "any number"

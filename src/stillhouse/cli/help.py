@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stillhouse.catalogue import NAMED
 from stillhouse.recipe.parse import OPTIONS
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section, section_in, types_of
@@ -33,7 +34,7 @@ stillhouse VERB --help lists the keys of a verb; stillhouse --version says which
 def of_verb(verb: str, summary: str, example: str) -> str:
     """The help of one verb: what it does, an example, and every key with its default and meaning."""
     schema = OPTIONS[verb]
-    source = {"report": "RUN ... ", "methods": "", "demo": ""}.get(verb, "[RECIPE.yaml] ")
+    source = {"report": "RUN ... ", "methods": "", "demo": "", "vocab-map": "KIND "}.get(verb, "[RECIPE.yaml] ")
     lines = [
         f"usage: stillhouse {verb} {source}[--key=value ...] [--print_config]",
         "",
@@ -56,7 +57,7 @@ def _keys(schema: type[Section], verb: str) -> Iterator[str]:
     types = types_of(schema)
     for field in sorted(dataclasses.fields(schema), key=lambda field: not _must_be_given(field)):
         section, key = section_in(types[field.name]), schema.key(field.name)
-        if verb == "sft" and key == "teacher":
+        if verb == "sft" and key in ("teacher", *NAMED) and key != "method":
             continue
         if section is not None:
             yield from _keys(section, verb)
@@ -75,6 +76,9 @@ def _default(field: dataclasses.Field[Any], verb: str) -> str:
         return ".name="
     if field.name == "method":
         return ".name=sft"
+    if field.name in NAMED:
+        made = None if field.default_factory is dataclasses.MISSING else field.default_factory()
+        return f".name={'null' if made is None else made['name']}"
     if field.default is not dataclasses.MISSING:
         value = field.default
     elif field.default_factory is not dataclasses.MISSING:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from stillhouse.data.example import SPECIAL_TEXT, TURN_APART
+from stillhouse.data.example import NORMALISED, REWRITTEN, SPECIAL_TEXT, TURN_APART
 
 
 class EncodedDataset(Dataset[dict[str, Any]]):
@@ -24,6 +24,7 @@ class EncodedDataset(Dataset[dict[str, Any]]):
         samples: [n] int64; which of the examples that were given item i is. The same for every tokenizer, though one
             may drop an example that another keeps.
         origins: [n]; where item i was read.
+        ends: [T] int32, where byte spans were asked for; see `encode.Encoding`.
     """
 
     def __init__(
@@ -33,23 +34,37 @@ class EncodedDataset(Dataset[dict[str, Any]]):
         offsets: NDArray[np.int64],
         samples: NDArray[np.int64],
         origins: Sequence[str],
+        ends: NDArray[np.int32] | None = None,
     ) -> None:
         self.input_ids, self.scored, self.offsets, self.samples = input_ids, scored, offsets, samples
-        self.origins = tuple(origins)
+        self.origins, self.ends = tuple(origins), ends
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Item `index`: input_ids int64 [n], scored bool [n], sample int."""
+        """Item `index`: input_ids int64 [n], scored bool [n], sample int, and ends int32 [n] where there are spans."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         start, stop = self.offsets[index % len(self)], self.offsets[index % len(self) + 1]
-        return {
+        item = {
             "input_ids": self.input_ids[start:stop].astype(np.int64),
             "scored": self.scored[start:stop],
             "sample": int(self.samples[index]),
         }
+        return item if self.ends is None else {**item, "ends": self.ends[start:stop]}
+
+    def taken(self, chosen: NDArray[np.bool_]) -> EncodedDataset:
+        """The items where `chosen` [n] is True."""
+        tokens = np.repeat(chosen, self.lengths)
+        return EncodedDataset(
+            self.input_ids[tokens],
+            self.scored[tokens],
+            np.concatenate([[0], self.lengths[chosen].cumsum()]),
+            self.samples[chosen],
+            [origin for origin, its in zip(self.origins, chosen, strict=True) if its],
+            None if self.ends is None else self.ends[tokens],
+        )
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -68,7 +83,7 @@ class Census:
         prompts_cut: Kept examples whose prompt was longer than `max_prompt_length`.
         responses_cut: Kept examples that lost scored tokens, at least their end, to `max_length`.
         tokens, scored_tokens, longest: Of the kept examples, after cutting.
-        remarks: How many kept examples carry which remark of their template.
+        remarks: How many kept examples carry which remark, of their template or of their spans.
     """
 
     max_length: int
@@ -98,6 +113,8 @@ class Census:
             (len(self.dropped), f"examples were dropped, no scored token left: {', '.join(self.dropped[:3])}"),
             (self.remarks[TURN_APART], "examples are single turns: the chat template rewrites earlier turns"),
             (self.remarks[SPECIAL_TEXT], "examples name a special token in a message, which is read as that token"),
+            (self.remarks[NORMALISED], "examples whose text the tokenizer normalises; their spans are by characters"),
+            (self.remarks[REWRITTEN], "examples whose response the chat template rewrites; it has no spans"),
         )
         size = (
             f"{self.rows} rows, {self.examples} examples, {self.tokens} tokens of which {self.scored_tokens} scored, "

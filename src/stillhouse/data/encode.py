@@ -10,6 +10,8 @@ before the first target; its *marker* is the part at its end that a cut keeps.
 Then two cuts. A lead over `max_prompt_length` keeps its beginning and its marker; then everything is cut at
 `max_length`. `cut="end"` is the DSKD line's pipeline to the token: it keeps the lead's beginning alone, and reads the
 names of special tokens in a text as those tokens (otherwise they stay text).
+
+Where tokenizers are to be compared, every target gets the end of its byte span as well; see `spans`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.data.dataset import Census, EncodedDataset
 from stillhouse.data.example import Example, Segment
+from stillhouse.data.spans import UNKNOWN, Spanned, SpanReader, Spans
 from stillhouse.data.tokenizer import end_id, leading_ids
 from stillhouse.mistakes import Mistake
 from stillhouse.progress import track
@@ -71,10 +74,14 @@ class Encoding:
     Attributes:
         input_ids: [n] int32.
         scored: [n] bool, True where position t predicts `input_ids[t + 1]` and that is a target; never at the last.
+        ends: [n] int32, None unless asked for: where each target's byte span ends, counted over the example's responses
+            one after the other, each with one virtual byte behind it for the tokens that end it; -1 at all other tokens
+            and where a chat template rewrites a response. With `Limits.scored` "all", prompts count as text too.
     """
 
     input_ids: NDArray[np.int32]
     scored: NDArray[np.bool_]
+    ends: NDArray[np.int32] | None = None
 
 
 @dataclass
@@ -84,20 +91,28 @@ class _Cut:
     encoding: Encoding
     prompt_cut: bool
     response_cut: bool
+    remarks: tuple[str, ...]
 
 
 @dataclass
 class _Tokens:
-    """An example's tokens before any cut: ids [n], targets [n], and how many at the lead's end its marker covers."""
+    """An example's tokens before any cut: ids [n], targets [n], and how many at the lead's end its marker covers.
+
+    `ends` [n] and `remarks` are of their spans, where those were asked for.
+    """
 
     ids: NDArray[np.int32]
     targets: NDArray[np.bool_]
     marker: int
+    ends: NDArray[np.int32] | None = None
+    remarks: tuple[str, ...] = ()
 
 
-def encode(example: Example, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> Encoding:
+def encode(
+    example: Example, tokenizer: PreTrainedTokenizerBase, limits: Limits, spans: Spans | None = None
+) -> Encoding:
     """One example's ids and scored positions; no position is scored where the cuts left no target."""
-    return _Encoder(tokenizer, limits).encodings([example])[0].encoding
+    return _Encoder(tokenizer, limits, spans).encodings([example])[0].encoding
 
 
 def encode_prompt(segment: Segment, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> list[int]:
@@ -110,15 +125,19 @@ def encode_all(
     tokenizer: PreTrainedTokenizerBase,
     limits: Limits,
     description: str = "encoding",
+    spans: Spans | None = None,
 ) -> tuple[EncodedDataset, Census]:
     """Every example that has something to learn, and the count of what was cut or dropped.
+
+    Args:
+        spans: Also find where each target's byte span ends, in all "bytes" or in the "solid" ones, blanks left out.
 
     Raises:
         Mistake: there are no examples, or none has a scored token left.
     """
     if not examples:
         raise Mistake("data", "there are no examples", "give at least one row")
-    encoder = _Encoder(tokenizer, limits)
+    encoder = _Encoder(tokenizer, limits, spans)
     census = Census(limits.max_length, limits.max_prompt_length, rows=len({example.origin for example in examples}))
     kept: list[tuple[int, Encoding]] = []
     for start in track(range(0, len(examples), EXAMPLES_A_CALL), description):
@@ -142,26 +161,29 @@ def _count(census: Census, example: Example, cut: _Cut) -> None:
     census.tokens += len(cut.encoding.input_ids)
     census.scored_tokens += int(cut.encoding.scored.sum())
     census.longest = max(census.longest, len(cut.encoding.input_ids))
-    census.remarks.update(example.remarks)
+    census.remarks.update((*example.remarks, *cut.remarks))
 
 
 def _flat(kept: list[tuple[int, Encoding]], examples: Sequence[Example]) -> EncodedDataset:
     offsets = np.zeros(len(kept) + 1, dtype=np.int64)
     np.cumsum([len(encoding.input_ids) for _, encoding in kept], out=offsets[1:])
+    ends = [encoding.ends for _, encoding in kept if encoding.ends is not None]
     return EncodedDataset(
         np.concatenate([encoding.input_ids for _, encoding in kept]),
         np.concatenate([encoding.scored for _, encoding in kept]),
         offsets,
         np.array([sample for sample, _ in kept], dtype=np.int64),
         [examples[sample].origin for sample, _ in kept],
+        np.concatenate(ends) if ends else None,
     )
 
 
 class _Encoder:
     """A tokenizer with limits; what is the same for every example is settled once."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: Limits, spans: Spans | None = None) -> None:
         self.tokenizer, self.limits = tokenizer, limits
+        self.reader = SpanReader(tokenizer, spans, everything=limits.scored == "all") if spans else None
         self.front = self._front()
         self.end = end_id(tokenizer)
 
@@ -192,7 +214,8 @@ class _Encoder:
             if self._over(len(parts[0][1].ids)) and not parts[0][0].scored:
                 first, view = parts[0]
                 marker = _tokens_after(len(first.text) - first.marker, view.offsets)
-            yield self._finished(example, ids, targets, marker)
+            spanned = self.reader.of_text(example, [view for _, view in parts]) if self.reader else None
+            yield self._finished(example, ids, targets, marker, spanned)
 
     def _chat_tokens(self, examples: Sequence[Example]) -> Iterator[_Tokens]:
         texts = ["".join(segment.text for segment in example.segments) for example in examples]
@@ -206,7 +229,8 @@ class _Encoder:
             marker = 0
             if self._over(lead) and not first.scored:
                 marker = _tokens_after(len(first.text) - first.marker, offsets[:lead])
-            yield self._finished(example, view.ids, targets, marker)
+            spanned = self.reader.of_chat(example, text, view, owners) if self.reader else None
+            yield self._finished(example, view.ids, targets, marker, spanned)
 
     def _over(self, lead: int) -> bool:
         return lead + len(self.front) > self.limits.max_prompt_length
@@ -220,29 +244,37 @@ class _Encoder:
         )
         return batch.encodings or []
 
-    def _finished(self, example: Example, ids: list[int], targets: NDArray[np.bool_], marker: int) -> _Tokens:
+    def _finished(
+        self, example: Example, ids: list[int], targets: NDArray[np.bool_], marker: int, spanned: Spanned | None
+    ) -> _Tokens:
         """With the beginning- and end-of-text tokens where they belong."""
         front = [] if ids[: len(self.front)] == self.front else self.front
         end = [] if example.closed else [self.end]
-        return _Tokens(
+        tokens = _Tokens(
             np.array([*front, *ids, *end], dtype=np.int32),
             np.concatenate([np.zeros(len(front), bool), targets, np.full(len(end), example.segments[-1].scored)]),
             marker,
         )
+        if spanned is not None:
+            tokens.ends = np.append(np.full(len(front), UNKNOWN), spanned.ends).astype(np.int32)
+            tokens.remarks = spanned.remarks
+        return tokens
 
     def _cut(self, tokens: _Tokens) -> _Cut:
-        limits, ids, targets = self.limits, tokens.ids, tokens.targets
+        limits, ids, targets, ends = self.limits, tokens.ids, tokens.targets, tokens.ends
         lead = _lead(targets)
         prompt_cut = lead > limits.max_prompt_length
         if prompt_cut:
             tail = min(tokens.marker, limits.max_prompt_length) if limits.cut == "marker" else 0
             kept = np.r_[: limits.max_prompt_length - tail, lead - tail : len(ids)]
             ids, targets = ids[kept], targets[kept]
+            ends = ends if ends is None else ends[kept]
         response_cut = bool(targets[limits.max_length :].any())
         ids, targets = ids[: limits.max_length], targets[: limits.max_length]
+        ends = ends if ends is None else ends[: limits.max_length]
         learnt = np.ones_like(targets) if limits.scored == "all" else targets
         scored = np.append(learnt[1:], False)  # position t predicts token t + 1
-        return _Cut(Encoding(ids, scored), prompt_cut, response_cut)
+        return _Cut(Encoding(ids, scored, ends), prompt_cut, response_cut, tokens.remarks)
 
 
 def _is_chat(example: Example) -> bool:

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 TURN_APART = "turn_apart"
 SPECIAL_TEXT = "special_text"
 
+# What finding spans may have to say.
+NORMALISED = "normalised"
+REWRITTEN = "rewritten"
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -19,12 +23,14 @@ class Segment:
         marker: How many characters at the end of a prompt a cut must keep ("### Response:", an assistant's header).
         special: The text was rendered by a chat template: names of special tokens in it are those tokens, and it is
             tokenised in one piece with its neighbours. Otherwise they are plain text, and it is tokenised apart.
+        words: What a response says without what a chat template wrote around it; None is the whole text.
     """
 
     text: str
     scored: bool
     marker: int = 0
     special: bool = False
+    words: str | None = None
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,10 @@ class _Turn:
         return self.given.text + self.response
 
     @property
+    def said(self) -> Segment:
+        return Segment(self.response, scored=True, special=True, words=self.content)
+
+    @property
     def closed(self) -> bool:
         """Whether the template writes anything after the content, by which a model learns to stop."""
         return not self.response.rstrip().endswith(self.content.rstrip())
@@ -192,7 +196,7 @@ class Chat(Template):
             return [self._one_example(conversation, turns, remarks)]
         return [
             Example(
-                (turn.given, Segment(turn.response, scored=True, special=True)),
+                (turn.given, turn.said),
                 conversation.origin,
                 (turn.content,),
                 turn.closed,
@@ -207,7 +211,7 @@ class Chat(Template):
         for turn in turns:
             given = turn.given.text[len(written) :]
             segments.append(replace(turn.given, text=given, marker=min(turn.given.marker, len(given))))
-            segments.append(Segment(turn.response, scored=True, special=True))
+            segments.append(turn.said)
             written = turn.through
         return Example(tuple(segments), conversation.origin, conversation.references, turns[-1].closed, remarks)
 

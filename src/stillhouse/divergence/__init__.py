@@ -35,6 +35,7 @@ from stillhouse.divergence.mixtures import JensenShannon, SkewForwardKL, SkewRev
 from stillhouse.divergence.rows import Rows
 from stillhouse.divergence.taid import InterpolatedTarget
 from stillhouse.divergence.todi import ToDi
+from stillhouse.divergence.uld import RankDistance
 
 __all__ = ["Divergence", "Rows", "build", "from_function"]
 
@@ -52,6 +53,7 @@ _CLASSES: dict[str, type[Divergence]] = {
         ToDi,
         InterpolatedTarget,
         Decoupled,
+        RankDistance,
     )
 }
 

@@ -14,11 +14,20 @@ from stillhouse.divergence.rows import Pair, Rows, check_labels
 
 
 class Divergence(ABC):
-    """A loss of each row of logits, with its gradient by the student's logits in closed form."""
+    """A loss of each row of logits, with its gradient by the student's logits in closed form.
+
+    Attributes:
+        needs_teacher: whether it compares with a teacher's logits.
+        needs_labels: whether it looks at the token that came next.
+        allows_zeros: whether it is finite, and so defined, where the teacher gives a token no probability at all.
+        any_vocabularies: whether the two rows may be over different tokens.
+    """
 
     name: str
     needs_teacher: bool = True
     needs_labels: bool = False
+    allows_zeros: bool = False
+    any_vocabularies: bool = False
 
     @abstractmethod
     def value_and_gradient(self, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -64,7 +73,9 @@ class _Rowwise(torch.autograd.Function):
     def forward(
         ctx: Any, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor | None, divergence: Divergence
     ) -> Tensor:
-        values, gradient = divergence.value_and_gradient(Rows(student_logits, teacher_logits, labels))
+        values, gradient = divergence.value_and_gradient(
+            Rows(student_logits, teacher_logits, labels, divergence.any_vocabularies)
+        )
         ctx.save_for_backward(gradient)
         ctx.dtype = student_logits.dtype
         return values

@@ -27,10 +27,29 @@ class CrossEntropy(Divergence):
 
 
 @dataclass(frozen=True)
+class TemperedCrossEntropy(Divergence):
+    """-log q[label] at temperature T: the forward KL to a teacher sure of the label. Gradient (q - onehot) / T."""
+
+    name = "tempered_cross_entropy"
+    needs_teacher = False
+    needs_labels = True
+    temperature: float
+
+    def value_and_gradient(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        labels = rows.labels.unsqueeze(-1)  # [N, 1]
+        q, highest, likeliest = rows.student.softmax(self.temperature)
+        values = highest - rows.student.logits.gather(-1, labels) / self.temperature - likeliest.log()  # [N, 1]
+        gradient = q / self.temperature  # [N, V]
+        gradient.scatter_add_(-1, labels, gradient.new_full(labels.shape, -1.0 / self.temperature))
+        return values.squeeze(-1), gradient
+
+
+@dataclass(frozen=True)
 class ForwardKL(TeacherDivergence):
     """KL(p||q) = sum p (log p - log q). Gradient (q - p) / T. (Hinton et al., 2015, arXiv:1503.02531)"""
 
     name = "forward_kl"
+    allows_zeros = True
 
     def value_and_slope(self, pair: Pair) -> tuple[Tensor, Tensor]:
         return -pair.log_ratio.mul_(pair.teacher_common).sum(-1), -pair.teacher_common
@@ -52,6 +71,7 @@ class TotalVariation(TeacherDivergence):
     """sum |p - q| / 2. Gradient q (s - sum q s) / 2T, s = sign(q - p). (Wen et al., f-distill, arXiv:2307.15190)"""
 
     name = "tvd"
+    allows_zeros = True
 
     def value_and_slope(self, pair: Pair) -> tuple[Tensor, Tensor]:
         difference = torch.sub(pair.student_common, pair.teacher_common, out=pair.log_ratio)  # [N, V]

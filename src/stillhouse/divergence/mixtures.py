@@ -39,6 +39,11 @@ class JensenShannon(TeacherDivergence):
     name = "jsd"
     beta: float
 
+    @property
+    def allows_zeros(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """All but the reverse KL."""
+        return self.beta < 1.0
+
     def value_and_slope(self, pair: Pair) -> tuple[Tensor, Tensor]:
         if self.beta in (0.0, 1.0):
             limit = ForwardKL if self.beta == 0.0 else ReverseKL
@@ -54,6 +59,7 @@ class SkewForwardKL(TeacherDivergence):
     """KL(p || m), m = lam p + (1 - lam) q; slope -p (1 - lam) q / m. (Ko et al., DistiLLM, arXiv:2402.03898)"""
 
     name = "skew_forward_kl"
+    allows_zeros = True
     lam: float
 
     def value_and_slope(self, pair: Pair) -> tuple[Tensor, Tensor]:
@@ -74,6 +80,11 @@ class SkewReverseKL(TeacherDivergence):
     name = "skew_reverse_kl"
     lam: float
     detach_mixture: bool
+
+    @property
+    def allows_zeros(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """All but the reverse KL."""
+        return self.lam > 0.0
 
     def value_and_slope(self, pair: Pair) -> tuple[Tensor, Tensor]:
         if self.lam == 0.0:

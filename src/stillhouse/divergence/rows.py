@@ -84,13 +84,18 @@ class Rows:
 
     `student_logits` and `teacher_logits` are [N, V] of any floating dtype, `labels` [N] are real token ids (rows
     without one are dropped before). Gradients are not followed. Raises ValueError where shapes or labels do not fit;
-    labels on an accelerator are not looked at here, because to look is to wait: there the gather itself asserts.
+    labels on an accelerator are not looked at here, because to look is to wait: there the gather itself asserts. With
+    `any_vocabularies` the teacher may have another V, and then nothing that compares token by token may be asked for.
     """
 
     def __init__(
-        self, student_logits: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        any_vocabularies: bool = False,
     ) -> None:
-        _check_shapes(student_logits, teacher_logits, labels)
+        _check_shapes(student_logits, teacher_logits, labels, any_vocabularies)
         sides = [student_logits] if teacher_logits is None else [student_logits, teacher_logits]
         dtype = torch.float64 if any(side.dtype == torch.float64 for side in sides) else torch.float32
         self.student = Side(student_logits.detach().to(dtype))
@@ -171,10 +176,11 @@ def check_labels(labels: Tensor, vocabulary: int) -> None:
         )
 
 
-def _check_shapes(student: Tensor, teacher: Tensor | None, labels: Tensor | None) -> None:
+def _check_shapes(student: Tensor, teacher: Tensor | None, labels: Tensor | None, any_vocabularies: bool) -> None:
     if student.ndim != 2 or student.shape[-1] == 0 or not student.is_floating_point():
         raise ValueError(f"student logits must be floating [N, V], got {student.dtype} {list(student.shape)}")
-    if teacher is not None and (teacher.shape != student.shape or not teacher.is_floating_point()):
+    shape = None if teacher is None else (*student.shape[:1], teacher.shape[-1]) if any_vocabularies else student.shape
+    if teacher is not None and (teacher.shape != shape or not teacher.is_floating_point()):
         raise ValueError(
             f"teacher logits must be floating {list(student.shape)} as the student's, got {teacher.dtype} "
             f"{list(teacher.shape)}; cut both to the shared vocabulary"

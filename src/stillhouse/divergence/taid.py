@@ -20,6 +20,7 @@ class InterpolatedTarget(Divergence):
     """
 
     name = "taid"
+    allows_zeros = True
     temperature: float
     t: float | Tensor
 

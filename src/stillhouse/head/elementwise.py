@@ -6,7 +6,7 @@ It is one pure function of tensors, so that `torch.compile` may fuse it (`Blocks
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,7 @@ MONITORS: Mapping[str, Monitor] = {
     "agreement": Rows.agreement,
     "entropy": Rows.entropy,
 }
+ALONE = (Rows.cross_entropy, Rows.accuracy, Rows.entropy)  # those that need no teacher; a caller's own may
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,18 @@ class Elementwise:
     teacher: Finish | None
     wants_gradient: bool
 
+    def parted(self) -> tuple[Elementwise, Elementwise]:
+        """What the student alone tells, and what needs the teacher."""
+        alone, together = (
+            replace(
+                self,
+                terms=tuple(term for term in self.terms if term.divergence.needs_teacher is needs),
+                monitors=tuple(monitor for monitor in self.monitors if (monitor not in ALONE) is needs),
+            )
+            for needs in (False, True)
+        )
+        return replace(alone, teacher=None), together
+
 
 def evaluate(
     work: Elementwise, product: Tensor, teacher_product: Tensor | None, labels: Tensor
@@ -67,7 +80,7 @@ def evaluate(
     teacher_logits = None
     if work.teacher is not None and teacher_product is not None:
         teacher_logits = work.teacher.forward(teacher_product)  # [n, V]
-    rows = Rows(logits, teacher_logits, labels)
+    rows = Rows(logits, teacher_logits, labels, any(term.divergence.any_vocabularies for term in work.terms))
     values: list[Tensor] = []
     total: Tensor | None = None
     for term in work.terms:

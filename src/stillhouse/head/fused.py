@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
@@ -117,14 +117,20 @@ def _run(work: Elementwise, product: Tensor, teacher_product: Tensor | None, lab
     rows, width = product.shape
     table = np.zeros((rows, fused_blocks.COLUMNS))
     done = np.zeros(rows, dtype=np.bool_)
-    z = _array(product)
-    y = z if teacher_product is None else _array(teacher_product.detach())
+    z = stored(product)
+    y = z if teacher_product is None else stored(teacher_product.detach())
     ids, loss, task = labels.numpy(), _loss(work), _task(work)
 
     def run(part: slice) -> None:
         room = _room(width, loss, task.at_one)
         fused_blocks.block(loss, z[part], y[part], ids[part], task, room, table[part], done[part])
 
+    shared_out(rows, run)
+    return torch.from_numpy(table), torch.from_numpy(done)
+
+
+def shared_out(rows: int, run: Callable[[slice], None]) -> None:
+    """Call `run` on slices that cover `rows`, one for each of torch's threads, at the same time."""
     threads = min(torch.get_num_threads(), rows)
     parts = [slice(rows * thread // threads, rows * (thread + 1) // threads) for thread in range(threads)]
     waiting = [_pool(os.getpid()).submit(run, part) for part in parts[1:]]
@@ -132,7 +138,6 @@ def _run(work: Elementwise, product: Tensor, teacher_product: Tensor | None, lab
         run(part)
     for part in waiting:
         part.result()
-    return torch.from_numpy(table), torch.from_numpy(done)
 
 
 @cache
@@ -141,8 +146,8 @@ def _pool(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="stillhouse-head")
 
 
-def _array(side: Tensor) -> np.ndarray[Any, Any]:
-    """The same memory for numba, which has no bf16."""
+def stored(side: Tensor) -> np.ndarray[Any, Any]:
+    """The same memory for numba, which has no bf16: `vector_math.read` makes fp32 of it."""
     return (side.view(torch.int16) if side.dtype == torch.bfloat16 else side).numpy()
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from stillhouse.head.blocks import Blocks
 from stillhouse.head.lm_head import Head
 from stillhouse.head.normalizer import log_normalizer
-from stillhouse.head.sparse import TopK, gather, top_k
+from stillhouse.head.pairing import Pairing
+from stillhouse.head.products import statistics_dtype
+from stillhouse.head.sparse import Survey, TopK, gather, survey, top_k
+from stillhouse.head.translation import Translation
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Predictions:
         labels: [N], the token that came next.
         sequence: [N], which example of the batch a prediction belongs to.
         positions: of the whole batch that these are the scored ones of, prompts and padding included; 0 if unknown.
+        inputs: [N], the token that each prediction was made after; None if unknown.
+        pairing: of a teacher with a tokenizer of its own: how its rows correspond to the student's. None: one by one.
+        translation: of such a teacher: how its tokens correspond to the student's. None: they are the same.
     """
 
     hidden: Tensor
@@ -33,6 +40,9 @@ class Predictions:
     labels: Tensor
     sequence: Tensor
     positions: int = 0
+    inputs: Tensor | None = None
+    pairing: Pairing | None = None
+    translation: Translation | None = None
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
@@ -46,6 +56,42 @@ class Predictions:
         )
         return replace(self, hidden=self.hidden.detach(), head=head)
 
+    def at(self, rows: Tensor) -> Predictions:
+        """Those of `rows` [M], in that order; a row may come more than once."""
+        return self._chosen(rows)
+
+    def part(self, rows: slice) -> Predictions:
+        """A run of rows, without a copy."""
+        return self._chosen(rows)
+
+    def _chosen(self, rows: Tensor | slice) -> Predictions:
+        return replace(
+            self,
+            hidden=self.hidden[rows],
+            labels=self.labels[rows],
+            sequence=self.sequence[rows],
+            inputs=None if self.inputs is None else self.inputs[rows],
+            pairing=None,
+        )
+
+    def means(self, index: Tensor, bounds: Tensor) -> Predictions:
+        """One prediction for each group of rows, whose logits before soft-cap are the mean of the group's.
+
+        A head is linear, so that is the head of the mean hidden state. Label and sequence are those of the first row.
+
+        Args:
+            index: [K] rows, group by group.
+            bounds: [M + 1] where in `index` each group begins; none is empty.
+        """
+        if len(index) == len(bounds) - 1:
+            return self.at(index)
+        counts = bounds.diff()  # [M]
+        group = torch.repeat_interleave(counts, output_size=len(index))  # [K]
+        dtype = statistics_dtype(self.hidden)
+        sums = self.hidden.new_zeros(len(counts), self.hidden.shape[1], dtype=dtype)  # [M, d]
+        sums = sums.index_add(0, group, self.hidden[index].to(dtype)) / counts.unsqueeze(-1)
+        return replace(self.at(index[bounds[:-1]]), hidden=sums.to(self.hidden.dtype))
+
     def top_k(self, k: int, blocks: Blocks | None = None) -> TopK:
         """The k likeliest tokens of each prediction, the likeliest first: logits [N, k] and ids [N, k].
 
@@ -56,6 +102,16 @@ class Predictions:
             ValueError: k is not from 1 to the size of the vocabulary.
         """
         return top_k(self.hidden, self.head, k, blocks)
+
+    def survey(self, k: int, *, entropies: bool = True, blocks: Blocks | None = None) -> Survey:
+        """The k likeliest tokens of each prediction (k may be 0) and its entropy, in one pass without gradient.
+
+        Raises:
+            ValueError: k is above the size of the vocabulary.
+        """
+        if not 0 <= k <= self.head.vocabulary:
+            raise ValueError(f"k must be from 0 to the {self.head.vocabulary} tokens of the vocabulary, got {k}")
+        return survey(self.hidden, self.head, k, entropies=entropies, blocks=blocks)
 
     def gather(self, ids: Tensor, blocks: Blocks | None = None) -> Tensor:
         """The logits at `ids` [N, k]: [N, k]. An id may stand in a row more than once.
@@ -82,7 +138,12 @@ class Predictions:
 
 
 def at_scored(
-    hidden: Tensor, head: Head, labels: Tensor, scored_at: Tensor, sequence: Tensor | None = None
+    hidden: Tensor,
+    head: Head,
+    labels: Tensor,
+    scored_at: Tensor,
+    sequence: Tensor | None = None,
+    input_ids: Tensor | None = None,
 ) -> Predictions:
     """The predictions at the scored positions of a batch; prompt and padding are dropped here, before any logits.
 
@@ -92,6 +153,7 @@ def at_scored(
         scored_at: [N], indices into the flattened [B * L] positions. They come from the collator, on the CPU: finding
             them here would make a GPU wait for its host at every step.
         sequence: [N], the example of each scored position, where a row holds several; by default the row.
+        input_ids: [B, L], for whoever asks what was read at those positions.
     """
     length = labels.shape[1]
     return Predictions(
@@ -100,4 +162,25 @@ def at_scored(
         labels.flatten()[scored_at],  # [N]
         scored_at // length if sequence is None else sequence,  # [N]
         labels.numel(),
+        None if input_ids is None else input_ids.flatten()[scored_at],
     )
+
+
+def parted(
+    student: Predictions, teacher: Predictions
+) -> tuple[tuple[Predictions, Predictions], tuple[Predictions, Predictions], Predictions]:
+    """The rows of a student and of a teacher with a `pairing`, as it parts them.
+
+    Returns:
+        shared: aligned rows of both sides, the student's with labels that no other part has.
+        apart: the other aligned rows of both sides, for which the student's labels say nothing.
+        rest: the student's other rows, for their labels alone.
+    """
+    pairing = teacher.pairing
+    if pairing is None:
+        raise ValueError("these predictions correspond one by one; there is nothing to part")
+    count = pairing.shared
+    theirs = teacher.means(pairing.teacher_index, pairing.teacher_bounds)  # [M, D]
+    ours = student.at(pairing.student_index[:count])
+    merged = student.means(pairing.student_index[count:], pairing.student_bounds[count:] - count)
+    return (ours, theirs.part(slice(count))), (merged, theirs.part(slice(count, None))), student.at(pairing.rest)

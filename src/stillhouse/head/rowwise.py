@@ -8,23 +8,27 @@ pass of element-wise work). A *row* is one prediction. `product` is hidden @ wei
         dH, dW                                                       (two GEMMs; dW in fp32)
 
 Nothing of size [N, V] ever exists: the peak is one [B, V] block a side, the sub-block's temporaries, and dW.
+
+A teacher with other tokens has its block translated between the products and the element-wise work; where both sides
+are cut to the tokens they share, what needs the teacher sees the cut blocks and the rest the student's whole one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stillhouse.head.blocks import Blocks, pieces
-from stillhouse.head.elementwise import Elementwise, Monitor, Term, compiled, evaluate
+from stillhouse.head.elementwise import ALONE, MONITORS, Elementwise, Monitor, Term, compiled, evaluate
 from stillhouse.head.fused import fused, supports
-from stillhouse.head.lm_head import Head
+from stillhouse.head.lm_head import Finish, Head
 from stillhouse.head.predictions import Predictions
 from stillhouse.head.products import Gradients, Leaves, Products, Wants, compute_dtype, statistics_dtype
+from stillhouse.head.translation import FLOOR
 
 
 @dataclass
@@ -46,6 +50,7 @@ def rowwise_loss(
     terms: Sequence[Term],
     monitors: Mapping[str, Monitor] | None = None,
     blocks: Blocks | None = None,
+    weights: Tensor | None = None,
 ) -> RowwiseLoss:
     """Sum over predictions of `terms`, exact, with memory that does not grow with N times V.
 
@@ -57,9 +62,12 @@ def rowwise_loss(
         terms: What to sum.
         monitors: Statistics of the same rows to report, without gradient.
         blocks: Block sizes, and whether to compile; by default the rule for the device, eager.
+        weights: [N], what each row's part of the loss is multiplied by; its `values` are not. None: 1.
 
     Raises:
         ValueError: student and teacher have different numbers of rows or of tokens, or a needed teacher is missing.
+
+    A teacher's `translation` is applied; its `pairing` is not: that is for whoever chooses the rows.
     """
     _check(student, teacher, terms)
     head = student.head
@@ -72,6 +80,7 @@ def rowwise_loss(
         blocks=blocks or Blocks.on(student.hidden.device),
         compute_dtype=compute_dtype(student.hidden),
         wants_gradient=torch.is_grad_enabled(),
+        weights=weights,
     )
     loss, *values = _Rowwise.apply(work, student.hidden, head.weight, head.bias)  # type: ignore[misc]
     names = [term.name for term in terms] + list(monitors or {})
@@ -86,8 +95,10 @@ def _check(student: Predictions, teacher: Predictions | None, terms: Sequence[Te
         return
     if len(student) != len(teacher):
         raise ValueError(f"{len(student)} student rows but {len(teacher)} teacher rows")
-    ours, theirs = student.head.vocabulary, teacher.head.vocabulary
-    if ours != theirs:
+    ours, theirs, translation = student.head.vocabulary, teacher.head.vocabulary, teacher.translation
+    if translation is not None:
+        ours, theirs = ours if translation.columns is None else translation.vocabulary, translation.vocabulary
+    if ours != theirs and not all(term.divergence.any_vocabularies for term in terms if term.divergence.needs_teacher):
         raise ValueError(f"student predicts {ours} tokens, teacher {theirs}: cut both to the same")
 
 
@@ -101,6 +112,7 @@ class _Work:
     blocks: Blocks
     compute_dtype: torch.dtype
     wants_gradient: bool
+    weights: Tensor | None = None
 
 
 class _Rowwise(torch.autograd.Function):
@@ -108,14 +120,16 @@ class _Rowwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, work: _Work, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-        wants_h, wants_w, wants_b = (work.wants_gradient and needed for needed in ctx.needs_input_grad[1:])
+        asked = work.wants_gradient and bool(work.terms)  # monitors alone have none
+        wants_h, wants_w, wants_b = (asked and needed for needed in ctx.needs_input_grad[1:])
         with torch.autocast(hidden.device.type, enabled=False):
             values, sums = _Pass(work, (hidden, weight, bias), (wants_h, wants_w, wants_b)).run()
         gradients = sums.finished()  # the pass and its blocks of logits are gone by now
         ctx.present = [gradient is not None for gradient in gradients]
         ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
+        weighted = values if work.weights is None else values * work.weights  # [terms + monitors, N]
         total = sum(
-            (term.weight * values[index].sum() for index, term in enumerate(work.terms)),
+            (term.weight * weighted[index].sum() for index, term in enumerate(work.terms)),
             start=values.new_zeros(()),
         )
         parts = values.unbind(0)
@@ -138,19 +152,18 @@ class _Pass:
         self.work = work
         hidden = leaves[0]
         self.products = Products(leaves, work.head, work.compute_dtype)
-        self.teacher = None if work.teacher is None else _teacher_products(work.teacher)
         blocks = sum(1 for _ in pieces(len(hidden), work.blocks.rows))
         self.gradients = Gradients(leaves, wants, work.compute_dtype, blocks)
         count = len(work.terms) + len(work.monitors)
         dtype = statistics_dtype(hidden)
         self.values = torch.zeros(count, len(hidden), dtype=dtype, device=hidden.device)  # [terms + monitors, N]
+        finish = None if work.teacher is None else work.teacher.head.finishing
         self.elementwise = Elementwise(
-            work.terms,
-            work.monitors,
-            work.head.finishing,
-            None if work.teacher is None else work.teacher.head.finishing,
-            self.gradients.wanted,
+            work.terms, work.monitors, work.head.finishing, finish, wants_gradient=self.gradients.wanted
         )
+        self.teacher = None if work.teacher is None else _TeacherLogits(work.teacher, self.elementwise)
+        if self.teacher is not None and work.teacher is not None and work.teacher.translation is not None:
+            self.elementwise = replace(self.elementwise, teacher=Finish())
 
     def run(self) -> tuple[Tensor, Gradients]:
         """Values [terms + monitors, N], and the sums of the gradients."""
@@ -159,27 +172,55 @@ class _Pass:
         return self.values, self.gradients
 
     def _block(self, block: slice) -> None:
-        work = self.work
         product = self.products.of(block)  # [B, V]
-        teacher_product = None if self.teacher is None else self.teacher.of(block)  # [B, V]
-        labels, values = work.labels[block], self.values[:, block]  # [B], [terms + monitors, B]
-        large = not work.blocks.compile and product.numel() >= work.blocks.kernel_from
-        if large and supports(self.elementwise, product, teacher_product):
-            found, _ = fused(self.elementwise, product, teacher_product, labels)  # the gradient is over the product
+        theirs = None if self.teacher is None else self.teacher.of(block)  # [B, V]
+        labels, values = self.work.labels[block], list(self.values[:, block])  # [B], of [B] each
+        columns = None if self.teacher is None else self.teacher.columns
+        if columns is None:
+            product = self._done(self.elementwise, product, theirs, labels, values)
+        else:
+            product = self._in_two(product, theirs, labels, values, columns)
+        if self.gradients.wanted:
+            if self.work.weights is not None:
+                product.mul_(self.work.weights[block].unsqueeze(-1))
+            self.gradients.add(self.products, block, product, self.work.blocks)
+
+    def _in_two(
+        self, product: Tensor, theirs: Tensor | None, labels: Tensor, values: list[Tensor], columns: Tensor
+    ) -> Tensor:
+        """What needs the teacher over `columns` alone, the rest over all; the gradient of both by the products."""
+        alone, together = self.elementwise.parted()
+        count = len(self.elementwise.terms)
+        needing = [term.divergence.needs_teacher for term in self.elementwise.terms]
+        needing += [monitor not in ALONE for monitor in self.elementwise.monitors]
+        shared = product.index_select(1, columns)  # [B, V]
+        shared = self._done(together, shared, theirs, torch.zeros_like(labels), _chosen(values, needing, True))
+        product = self._done(alone, product, None, labels, _chosen(values, needing, False))
+        if self.elementwise.wants_gradient and any(needing[:count]):
+            if all(needing[:count]):
+                product.zero_()
+            product.index_add_(1, columns, shared)
+        return product
+
+    def _done(
+        self, elementwise: Elementwise, product: Tensor, theirs: Tensor | None, labels: Tensor, values: list[Tensor]
+    ) -> Tensor:
+        """Fill `values`, [B] each; the gradient by the products [B, V]."""
+        large = not self.work.blocks.compile and product.numel() >= self.work.blocks.kernel_from
+        if large and supports(elementwise, product, theirs):
+            found, _ = fused(elementwise, product, theirs, labels)  # the gradient is over the product
             for row, value in zip(values, found, strict=True):
                 row.copy_(value)
-        else:
-            product = self._by_pieces(product, teacher_product, labels, values)
-        if self.gradients.wanted:
-            self.gradients.add(self.products, block, product, work.blocks)
+            return product
+        return self._by_pieces(elementwise, product, theirs, labels, values)
 
-    def _by_pieces(self, product: Tensor, teacher_product: Tensor | None, labels: Tensor, values: Tensor) -> Tensor:
-        """Fill `values` [terms + monitors, B] a sub-block at a time; the gradient by the products [B, V]."""
-        work = self.work
-        function = compiled if work.blocks.compile else evaluate
-        for sub in work.blocks.within(len(product), work.head.vocabulary):
-            theirs = None if teacher_product is None else teacher_product[sub]
-            found, gradient = function(self.elementwise, product[sub], theirs, labels[sub])
+    def _by_pieces(
+        self, elementwise: Elementwise, product: Tensor, theirs: Tensor | None, labels: Tensor, values: list[Tensor]
+    ) -> Tensor:
+        """`_done` a sub-block at a time."""
+        function = compiled if self.work.blocks.compile else evaluate
+        for sub in self.work.blocks.within(len(product), product.shape[1]):
+            found, gradient = function(elementwise, product[sub], None if theirs is None else theirs[sub], labels[sub])
             for row, value in zip(values, found, strict=True):
                 row[sub] = value
             if gradient is not None and gradient.shape == product.shape and gradient.dtype == product.dtype:
@@ -189,7 +230,29 @@ class _Pass:
         return product
 
 
-def _teacher_products(teacher: Predictions) -> Products:
-    """In the head's own dtype: a teacher computes as it was loaded, whatever the student's autocast."""
-    head = teacher.head
-    return Products((teacher.hidden, head.weight, head.bias), head, head.weight.dtype)
+def _chosen(values: list[Tensor], flags: list[bool], flag: bool) -> list[Tensor]:
+    return [value for value, its in zip(values, flags, strict=True) if its is flag]
+
+
+class _TeacherLogits:
+    """The teacher's side of a block: bare products, or logits that are translated already.
+
+    In the head's own dtype: a teacher computes as it was loaded, whatever the student's autocast.
+    """
+
+    def __init__(self, teacher: Predictions, elementwise: Elementwise) -> None:
+        head = teacher.head
+        self.finish = head.finishing
+        self.products = Products((teacher.hidden, head.weight, head.bias), head, head.weight.dtype)
+        self.translation = None if teacher.translation is None else teacher.translation.to(teacher.hidden.device)
+        self.columns = None if self.translation is None else self.translation.columns
+        # Where the teacher gives a token no probability, a divergence is infinite or is not; then it counts as any.
+        allows = all(term.divergence.allows_zeros for term in elementwise.terms if term.divergence.needs_teacher)
+        self.empty = FLOOR if allows and set(elementwise.monitors) <= set(MONITORS.values()) else -torch.inf
+
+    def of(self, rows: slice) -> Tensor:
+        """[B, V]"""
+        product = self.products.of(rows)
+        if self.translation is None:
+            return product
+        return self.translation.logits(product, self.finish, self.empty)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from stillhouse.divergence import Rows
 from stillhouse.head.blocks import Blocks, pieces
 from stillhouse.head.lm_head import Finish, Head
 from stillhouse.head.products import Gradients, Leaves, Products, compute_dtype, statistics_dtype
@@ -30,15 +31,34 @@ def top_k(hidden: Tensor, head: Head, k: int, blocks: Blocks | None = None) -> T
     """The k highest logits of each row of `hidden` [N, d]; see `Predictions.top_k`."""
     if not 1 <= k <= head.vocabulary:
         raise ValueError(f"k must be from 1 to the {head.vocabulary} tokens of the vocabulary, got {k}")
+    ids = survey(hidden, head, k, entropies=False, blocks=blocks).ids
+    return TopK(gather(hidden, head, ids, blocks), ids)
+
+
+class Survey(NamedTuple):
+    """What one look at each row tells, without gradient."""
+
+    ids: Tensor  # [N, k] int64, the likeliest tokens, the likeliest first
+    entropy: Tensor  # [N] in nats at temperature 1; [0] where it was not asked for
+
+
+@torch.no_grad()
+def survey(hidden: Tensor, head: Head, k: int, *, entropies: bool = True, blocks: Blocks | None = None) -> Survey:
+    """The k likeliest tokens of each row of `hidden` [N, d], and its entropy; see `Predictions.survey`."""
     blocks, dtype = blocks or Blocks.on(hidden.device), compute_dtype(hidden)
     ids = torch.empty(len(hidden), k, dtype=torch.long, device=hidden.device)  # [N, k]
-    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+    entropy = torch.empty(len(hidden) if entropies else 0, dtype=statistics_dtype(hidden), device=hidden.device)
+    with torch.autocast(hidden.device.type, enabled=False):
         products = Products((hidden, head.weight, head.bias), head, dtype)
         for rows in pieces(len(hidden), blocks.rows):
+            block = products.of(rows)  # [B, V]
             # Scale and soft-cap keep the order (a negative scale turns it around), so the bare products will do. They
             # even know more: in fp32 a soft-cap makes equals of logits far above it.
-            ids[rows] = products.of(rows).topk(k, largest=head.scale > 0.0).indices
-    return TopK(gather(hidden, head, ids, blocks), ids)
+            if k:
+                ids[rows] = block.topk(k, largest=head.scale > 0.0).indices
+            for sub in blocks.within(len(block) if entropies else 0, head.vocabulary):
+                entropy[rows][sub] = Rows(head.finishing.forward(block[sub])).entropy()
+    return Survey(ids, entropy)
 
 
 def gather(hidden: Tensor, head: Head, ids: Tensor, blocks: Blocks | None = None) -> Tensor:

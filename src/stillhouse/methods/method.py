@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stillhouse import schedule
-from stillhouse.divergence import Divergence
+from stillhouse.divergence import Divergence, Rows
 from stillhouse.divergence import build as build_divergence
-from stillhouse.head import MONITORS, Blocks, Predictions, Term, rowwise_loss
+from stillhouse.head import ALONE, MONITORS, Blocks, Pairing, Predictions, Term, parted, rowwise_loss
 from stillhouse.head.rowwise import Monitor
 from stillhouse.methods.clock import Clock
+from stillhouse.methods.contextual import ContextualRows, ContextualVocabulary
+from stillhouse.methods.pair import TokenizerPair
 
 
 @dataclass
@@ -40,6 +43,8 @@ class Method(nn.Module):
         needs_teacher: whether `forward` wants the teacher's predictions.
         follows_means: whether `after_step` wants the means of the step that was taken.
         blocks: block sizes of the head, or None for the rule of the device.
+        tokenizers: both sides' tokens, where they are not the same; given before training.
+        contextual: CDM's vocabulary, where the recipe puts it under a method that has another; given before training.
     """
 
     needs_teacher: bool = True
@@ -49,9 +54,15 @@ class Method(nn.Module):
         super().__init__()
         self.name, self.settings = name, dict(settings or {})
         self.blocks: Blocks | None = None
+        self.tokenizers: TokenizerPair | None = None
+        self.contextual: ContextualVocabulary | None = None
 
     def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> Terms:
-        """The loss of N scored tokens: `student` and `teacher` predict the same N tokens."""
+        """The loss of N scored tokens.
+
+        `teacher` predicts the same N tokens; with a tokenizer of its own it predicts others, and its `pairing` says
+        which of them correspond.
+        """
         raise NotImplementedError
 
     def after_step(self, means: Mapping[str, Tensor], clock: Clock) -> None:
@@ -87,9 +98,75 @@ class Method(nn.Module):
         teacher: Predictions | None,
         terms: Sequence[Term],
         monitors: Mapping[str, Monitor] | None = None,
+        unpaired: Sequence[Term] = (),
     ) -> Terms:
-        """Run `terms` through the chunked head, with every monitor that these predictions allow, and `monitors`."""
-        taken = {term.name for term in terms} | (set() if teacher is not None else {"agreement"})
-        watched = {name: monitor for name, monitor in MONITORS.items() if name not in taken} | dict(monitors or {})
+        """Run `terms` through the chunked head, with every monitor that these predictions allow, and `monitors`.
+
+        A teacher with a tokenizer of its own is compared where its `pairing` says; labels are learnt everywhere, and
+        `unpaired` in rows without a pair.
+        """
+        if teacher is None or teacher.pairing is None:
+            return self._of_rows(student, teacher, terms, monitors)
+        labelled = [term for term in terms if not term.divergence.needs_teacher]
+        compared = [term for term in terms if term.divergence.needs_teacher]
+        if self.contextual is not None:
+            labels = self._of_rows(student, None, labelled)
+            rows = self.contextual.rows(student, teacher, self.blocks)
+            return _added([labels, _of_columns(rows, compared, monitors or {})], rows.pairing)
+        if self.tokenizers is not None and self.tokenizers.aligns_late:
+            entropies = (side.survey(0, blocks=self.blocks).entropy for side in (student, teacher))
+            teacher = replace(teacher, pairing=self.tokenizers.paired(student, teacher, *entropies))
+        shared, apart, rest = parted(student, teacher)
+        parts = [
+            self._of_rows(*shared, terms, monitors),
+            self._of_rows(*apart, compared, monitors, labelled=False),
+            self._of_rows(rest, None, [*labelled, *unpaired]),
+        ]
+        return _added(parts, teacher.pairing)
+
+    def _of_rows(
+        self,
+        student: Predictions,
+        teacher: Predictions | None,
+        terms: Sequence[Term],
+        monitors: Mapping[str, Monitor] | None = None,
+        *,
+        labelled: bool = True,
+    ) -> Terms:
+        """`summed` of rows that correspond one by one; monitors of labels only where these are the rows' own."""
+        taken = {term.name for term in terms} | (set() if _comparable(student, teacher) else {"agreement"})
+        known = {name: monitor for name, monitor in MONITORS.items() if labelled or monitor not in ALONE}
+        watched = {name: monitor for name, monitor in known.items() if name not in taken} | dict(monitors or {})
         result = rowwise_loss(student, teacher, terms, watched, self.blocks)
         return Terms(result.loss, {name: values.sum() for name, values in result.values.items()})
+
+
+def _added(parts: Sequence[Terms], pairing: Pairing | None) -> Terms:
+    """The sums of rows that were taken apart, and how many rows were compared."""
+    sums: dict[str, Tensor] = {}
+    for name, value in (item for part in parts for item in part.sums.items()):
+        sums[name] = sums[name] + value if name in sums else value
+    loss = sum((part.loss for part in parts[1:]), parts[0].loss)
+    return Terms(loss, {**sums, "aligned": torch.full_like(loss.detach(), 0 if pairing is None else len(pairing))})
+
+
+def _of_columns(rows: ContextualRows, terms: Sequence[Term], monitors: Mapping[str, Monitor]) -> Terms:
+    """`terms` over the corresponding columns, the mean over directions of their sums over rows."""
+    loss, sums = rows.weight.new_zeros(()), {}
+    for columns in rows.directions:
+        student, teacher = columns.without_empty()
+        share = rows.weight / len(rows.directions)  # [M]
+        for term in terms:
+            values = term.divergence(student, teacher)  # [M]
+            loss = loss + term.weight * (share * values).sum()
+            sums[term.name] = sums.get(term.name, 0.0) + (share * values.detach()).sum()
+        for name, monitor in monitors.items():
+            sums[name] = sums.get(name, 0.0) + (share * monitor(Rows(student, teacher))).sum()
+    return Terms(loss, sums | {"matched": rows.matched})
+
+
+def _comparable(student: Predictions, teacher: Predictions | None) -> bool:
+    """Whether a token of the one is a token of the other."""
+    return teacher is not None and (
+        teacher.translation is not None or teacher.head.vocabulary == student.head.vocabulary
+    )

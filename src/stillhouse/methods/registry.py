@@ -5,13 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from stillhouse.catalogue import METHODS, find, settle
+from stillhouse.methods.alm import ApproximateLikelihood
+from stillhouse.methods.cdm import ContextualMapping
 from stillhouse.methods.ctkd import CurriculumTemperature
 from stillhouse.methods.dkd import Decoupled
+from stillhouse.methods.gold import GeneralOnline
 from stillhouse.methods.method import Method
+from stillhouse.methods.mined import MinimumEditDistance
+from stillhouse.methods.multi_level_ot import MultiLevelTransport
 from stillhouse.methods.taid import TAID
-from stillhouse.methods.word_level import SupervisedFineTuning, WordLevel
+from stillhouse.methods.uld import UniversalLogit
+from stillhouse.methods.word_level import Overlap, SupervisedFineTuning, WordLevel
 
-_CLASSES: dict[str, type[Method]] = {"taid": TAID, "ctkd": CurriculumTemperature, "dkd": Decoupled}
+_CLASSES: dict[str, type[Method]] = {
+    "taid": TAID,
+    "ctkd": CurriculumTemperature,
+    "dkd": Decoupled,
+    "cdm": ContextualMapping,
+    "mined": MinimumEditDistance,
+    "overlap": Overlap,
+    "uld": UniversalLogit,
+    "multi_level_ot": MultiLevelTransport,
+    "gold": GeneralOnline,
+    "alm": ApproximateLikelihood,
+}
 
 
 def build(name: str, **settings: Any) -> Method:

@@ -28,8 +28,18 @@ class WordLevel(Method):
     D is the divergence of the method's own name, with its own temperature; the cross-entropy is always at 1.
     """
 
+    divergence: str | None = None
+
     def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> Terms:
         """Sum over N tokens; `teacher` must be given."""
         now = self.at(clock)
         kd_weight = now.pop("kd_weight")
-        return self.summed(student, teacher, self.mixed(build_divergence(self.name, **now), kd_weight))
+        return self.summed(
+            student, teacher, self.mixed(build_divergence(self.divergence or self.name, **now), kd_weight)
+        )
+
+
+class Overlap(WordLevel):
+    """Forward KL over the tokens that both sides share: its aligner and its vocabulary make the difference."""
+
+    divergence = "forward_kl"

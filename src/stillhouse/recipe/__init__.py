@@ -2,6 +2,7 @@
 
 from stillhouse.recipe.check import check
 from stillhouse.recipe.document import dump
+from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.parse import OPTIONS, parse
 from stillhouse.recipe.schema import (
     Data,
@@ -15,6 +16,7 @@ from stillhouse.recipe.schema import (
     ReportOptions,
     Student,
     Teacher,
+    VocabMapOptions,
 )
 
 __all__ = [
@@ -25,11 +27,13 @@ __all__ = [
     "Evaluation",
     "ExportOptions",
     "GenerateOptions",
+    "InspectOptions",
     "MethodsOptions",
     "Recipe",
     "ReportOptions",
     "Student",
     "Teacher",
+    "VocabMapOptions",
     "check",
     "dump",
     "parse",

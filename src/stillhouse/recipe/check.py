@@ -9,7 +9,15 @@ from pathlib import Path
 
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find
-from stillhouse.recipe.schema import EvaluateOptions, ExportOptions, GenerateOptions, Recipe, ReportOptions
+from stillhouse.recipe.inspection import InspectOptions
+from stillhouse.recipe.schema import (
+    EvaluateOptions,
+    ExportOptions,
+    GenerateOptions,
+    Recipe,
+    ReportOptions,
+    VocabMapOptions,
+)
 from stillhouse.recipe.section import Section
 
 # A file up to this size is read whole, in well under a second a piece; of a larger one, the first rows.
@@ -48,6 +56,13 @@ def _check(options: Section) -> None:
         _check_model("model", options.model)
         for source in options.data:
             _check_rows("data", source, options.limit, answered=True, split="test")
+    elif isinstance(options, VocabMapOptions):
+        _check_folder("teacher", options.teacher)
+        _check_folder("student", options.student)
+        if Path(options.out).exists() and not options.overwrite:
+            raise Mistake("out", f"'{options.out}' is there already", "give another --out, or --overwrite=true")
+    elif isinstance(options, InspectOptions):
+        _check_inspected(options)
     elif isinstance(options, ReportOptions):
         for run in options.runs:
             if not Path(run).is_dir():
@@ -65,10 +80,24 @@ def _check_recipe(recipe: Recipe) -> None:
         _check_folder("student.tokenizer", student.tokenizer)
     if recipe.teacher is not None:
         _check_model("teacher.model", recipe.teacher.model)
+    if recipe.vocabulary is not None and not Path(recipe.vocabulary.get("path", ".")).exists():
+        path = Path(recipe.vocabulary["path"])
+        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
     data = recipe.data
     _check_rows("data.train", data.train, data.limit, answered=True, split=data.train_split)
     if data.eval is not None:
         _check_rows("data.eval", data.eval, data.eval_limit, answered=True, split=data.eval_split)
+
+
+def _check_inspected(options: InspectOptions) -> None:
+    for key, name in (("student", options.student), ("teacher", options.teacher)):
+        if name is not None:
+            _check_folder(key, name)
+    path = Path((options.vocabulary or {}).get("path", "."))
+    if options.teacher is not None and not path.exists():
+        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
+    if options.data is not None:
+        _check_rows("data", options.data, options.limit, answered=True, split=options.split)
 
 
 def check_adapter(recipe: Recipe) -> None:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from stillhouse.catalogue import METHODS
+from stillhouse.catalogue import NAMED
 from stillhouse.mistakes import Mistake, shorten
 from stillhouse.recipe import lora, trainer_arguments
 from stillhouse.recipe.section import Section, section_in, types_of
@@ -46,9 +46,9 @@ def all_keys(schema: type[Section]) -> Iterator[str]:
             yield from (f"training.{argument}" for argument in trainer_arguments.arguments())
         elif key == lora.SECTION:
             yield from (f"{key}.{setting}" for setting in lora.arguments())
-        elif key == "method":
-            yield "method.name"
-            yield from sorted({f"method.{name}" for entry in METHODS.values() for name in entry.parameters})
+        elif key in NAMED:
+            yield f"{key}.name"
+            yield from sorted({f"{key}.{name}" for entry in NAMED[key].values() for name in entry.parameters})
 
 
 def unknown_key(schema: type[Section], key: str, where: str, dashes: str = "") -> Mistake:
@@ -69,7 +69,7 @@ def unknown_key(schema: type[Section], key: str, where: str, dashes: str = "") -
         guess = f"{parent}.{lora.SYNONYMS[leaf]}"
     kind = "option" if dashes else "key"
     mend = f"did you mean '{dashes}{guess}'?" if guess else f"known: {', '.join(types_of(schema))}"
-    return Mistake(where, f"unknown {kind} '{dashes}{shorten(key, 60)}'", shorten(mend, 110))
+    return Mistake(where, f"unknown {kind} '{dashes}{shorten(key, 60)}'", shorten(mend, 130))
 
 
 def meant(key: str, known: list[str]) -> str | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from stillhouse.catalogue import METHODS, find
+from stillhouse.catalogue import METHODS, NAMED, find
 from stillhouse.mistakes import Mistake, shorten
 from stillhouse.recipe.document import Located, read_command_line, read_document, read_scalar
+from stillhouse.recipe.inspection import InspectOptions, from_recipe
 from stillhouse.recipe.names import annotation_at, unknown_key
 from stillhouse.recipe.schema import (
     DemoOptions,
@@ -19,6 +20,7 @@ from stillhouse.recipe.schema import (
     MethodsOptions,
     Recipe,
     ReportOptions,
+    VocabMapOptions,
 )
 from stillhouse.recipe.section import Section, Text, section_in, shown, types_of
 
@@ -28,6 +30,8 @@ OPTIONS: dict[str, type[Section]] = {
     "generate": GenerateOptions,
     "evaluate": EvaluateOptions,
     "export": ExportOptions,
+    "vocab-map": VocabMapOptions,
+    "inspect": InspectOptions,
     "report": ReportOptions,
     "methods": MethodsOptions,
     "demo": DemoOptions,
@@ -87,8 +91,11 @@ def _gather(verb: str, schema: type[Section], arguments: Sequence[str]) -> Locat
     for key in [key for key in located.places if key]:
         if annotation_at(schema, key) is None:
             raise unknown_key(schema, key, located.places[key])
-    if schema is Recipe and isinstance(located.values.get("method"), str):
-        located.put("method.name", located.values.pop("method"), located.places["method"])
+    for section in NAMED if schema is Recipe else ():
+        if isinstance(located.values.get(section), str):
+            located.put(f"{section}.name", located.values.pop(section), located.places[section])
+    if schema is InspectOptions and "recipe" in given:
+        _lay_recipe(located, given["recipe"], given)
     for key, value in given.items():
         _override(schema, located, key, value)
     if path is not None and schema is Recipe and located.values.get("name") is None:
@@ -97,15 +104,33 @@ def _gather(verb: str, schema: type[Section], arguments: Sequence[str]) -> Locat
 
 
 def _bare_word(verb: str, schema: type[Section], word: str, given: dict[str, Any]) -> tuple[str, Any]:
-    """A word without dashes is a run's folder for `report`, and the recipe for the other verbs."""
+    """A word without dashes is a run's folder for `report`, the kind of a map, and the recipe for the other verbs."""
     if schema is ReportOptions:
         return "runs", [*given.get("runs", []), word]
+    if schema is VocabMapOptions and not word.startswith("-"):
+        if "kind" in given:
+            raise Mistake(verb, f"two kinds are named, '{given['kind']}' and '{shorten(word, 60)}'", "name one")
+        return "kind", word
     if word.startswith("-") or not word.endswith((".yaml", ".yml")):
         mend = "a recipe's name ends in .yaml, an option is --key=value"
         raise Mistake(verb, f"cannot tell what '{shorten(word, 60)}' is", mend)
-    if "config" in given:
-        raise Mistake(verb, f"two recipes are named, '{given['config']}' and '{word}'", "name one")
-    return "config", word
+    key = "recipe" if schema is InspectOptions else "config"
+    if key in given:
+        raise Mistake(verb, f"two recipes are named, '{given[key]}' and '{word}'", "name one")
+    return key, word
+
+
+def _lay_recipe(located: Located, path: str, given: Mapping[str, Any]) -> None:
+    """Put what the recipe at `path` says, but where the options or the command line say something in its place."""
+    written = read_document(path).values
+    name = written.get("method.name", written.get("method"))
+    has_teacher = any(key.partition(".")[0] == "teacher" for key in written)
+    recipe = parse("sft" if str(name).lower() == "sft" or (name is None and not has_teacher) else "distill", [path])
+    replaced = [section for section in NAMED if section in given or f"{section}.name" in given]
+    replaced += ["data", "split", "limit"] if "text" in given else []
+    for key, value in from_recipe(recipe).items():
+        if key not in replaced and not any(known.partition(".")[0] == key for known in located.places):
+            located.put(key, value, path)
 
 
 def _leaves(schema: type[Section]) -> Iterator[tuple[str, Any]]:
@@ -120,8 +145,8 @@ def _leaves(schema: type[Section]) -> Iterator[tuple[str, Any]]:
 def _override(schema: type[Section], located: Located, key: str, value: Any) -> None:
     annotation, place = annotation_at(schema, key), f"--{key}"
     section = section_in(annotation) is not None or dict in (annotation, *get_args(annotation))
-    if key == "method":
-        key, section = "method.name", False
+    if key in NAMED and not (key != "method" and value == "null"):
+        key, section = f"{key}.name", False
     elif section:
         empties = ("null", "{}") if dict in get_args(annotation) else ("null",)
         if value not in empties or type(None) not in get_args(annotation):
@@ -150,8 +175,9 @@ def _settle_verb(verb: str, located: Located) -> None:
     name = values.get("method.name")
     entry = find("method", METHODS, name, "method.name") if name is not None else None
     if verb == "sft":
-        if any(key.startswith("teacher.") for key in values):
-            raise Mistake("teacher", "is not asked by sft", "remove it, or run stillhouse distill")
+        for section in ("teacher", "alignment", "vocabulary"):
+            if any(key.startswith(f"{section}.") for key in values):
+                raise Mistake(section, "is not asked by sft", "remove it, or run stillhouse distill")
         if entry is not None and entry.needs_teacher:
             raise Mistake("method.name", f"{entry.name} learns from a teacher", "run stillhouse distill")
         values.setdefault("method.name", "sft")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import ClassVar, Literal
 
-from stillhouse.catalogue import METHODS, Entry, find, settle
+from stillhouse.catalogue import ALIGNERS, METHODS, VOCABULARIES, Entry, correspondence, find, settle
 from stillhouse.mistakes import Mistake, unknown_name
 from stillhouse.model_folders import is_run
 from stillhouse.recipe import lora, trainer_arguments
@@ -72,8 +72,12 @@ class Teacher(_Model):
     section: ClassVar[str] = "teacher"
 
     model: str = setting("a model folder or a name on the Hub")
+    tokenizer: str | None = setting("its tokenizer, where that is not in the model's folder", None)
+    template: Template | None = setting("how a row becomes its prompt; null: as data.template says", None)
     dtype: Dtype = setting("what its weights are kept in; auto: as they were saved", "auto")
     attn_implementation: str | None = setting("as for the student", None)
+    window: int = setting("micro-batches of an optimizer step that it is asked at once", 1, _ONE_OR_MORE)
+    shard: Literal["none", "fsdp"] = setting("whole in every process, or its layers cut over all of them", "none")
     trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
 
 
@@ -99,11 +103,20 @@ class Data(Section):
     )
     pad_to_max_length: bool = setting("pad every batch to max_length (parity; slower)", False)
     packing: bool = setting("lay the examples of a batch end to end in one row, without padding", False)
+    max_batch_tokens: int | None = setting(
+        "fill micro-batches up to so many tokens, padding included, not to a number of examples", None, _ONE_OR_MORE
+    )
 
     def validate(self) -> None:
         _check_lengths(self, self.max_prompt_length, self.max_length)
         if self.packing and self.pad_to_max_length:
             raise Mistake("data.packing", "leaves no padding, but pad_to_max_length asks for it", "keep one of them")
+        if self.max_batch_tokens is not None and self.max_batch_tokens < self.max_length:
+            wrong = f"{self.max_batch_tokens} tokens have no room for an example of max_length, {self.max_length}"
+            raise Mistake("data.max_batch_tokens", wrong, "raise it, or lower max_length")
+        if self.max_batch_tokens is not None and self.pad_to_max_length:
+            wrong = "fills batches by tokens, but pad_to_max_length makes all examples of one length"
+            raise Mistake("data.max_batch_tokens", wrong, "keep one of them")
         if self.eval_limit is not None and self.eval is None:
             raise Mistake("data.eval_limit", "there are no rows to limit", "add data.eval")
 
@@ -163,6 +176,8 @@ class Recipe(Section):
     teacher: Teacher | None = setting("the model that is learnt from; not for sft", None)
     data: Data = setting("rows, and how they become token ids")
     method: dict = setting("name and settings, see `stillhouse methods`", {"name": "sft"})
+    alignment: dict | None = setting("which positions of two tokenizers correspond: name and settings", None)
+    vocabulary: dict | None = setting("which tokens of two tokenizers correspond: name and settings", None)
     head: HeadBlocks = setting("how the work on the vocabulary is cut into blocks", HeadBlocks())
     training: dict = setting("transformers.TrainingArguments' own names", {})
     evaluation: Evaluation = setting("after every epoch, where data.eval is given", Evaluation())
@@ -175,6 +190,11 @@ class Recipe(Section):
         method = self.entry
         settings = {key: value for key, value in self.method.items() if key != "name"}
         object.__setattr__(self, "method", {"name": method.name, **settle(method, settings, "method", schedules=True)})
+        for axis, table in (("alignment", ALIGNERS), ("vocabulary", VOCABULARIES)):
+            if getattr(self, axis) is not None and not method.needs_teacher:
+                raise Mistake(axis, f"is not asked by {method.name}, which learns from text alone", "remove it")
+            if getattr(self, axis) is not None:
+                object.__setattr__(self, axis, correspondence.settled(axis, table, getattr(self, axis), method))
         object.__setattr__(self, "training", trainer_arguments.settle(self.training))
         if method.needs_teacher and self.teacher is None:
             wrong = f"is missing; {method.name} learns from a teacher"
@@ -182,6 +202,9 @@ class Recipe(Section):
         if self.teacher is not None and not method.needs_teacher:
             wrong = f"is not asked by {method.name}, which learns from text alone"
             raise Mistake("teacher", wrong, "remove it, or take another method")
+        if self.data.max_batch_tokens is not None and "train_sampling_strategy" in self.training:
+            wrong = "says which examples share a batch, and so does data.max_batch_tokens"
+            raise Mistake("training.train_sampling_strategy", wrong, "keep one of them")
         for key, part in (("name", self.run_name), ("student.model", self.student_name)):
             if not re.fullmatch(r"[^/\\\0]*[^/\\\0.][^/\\\0]*", part):
                 raise Mistake(key, f"'{part}' cannot name a folder", "write a plain name")
@@ -192,6 +215,12 @@ class Recipe(Section):
         if "name" not in self.method:
             raise Mistake("method.name", "is missing", "name one, such as todi; `stillhouse methods` lists them")
         return find("method", METHODS, self.method["name"], "method.name")
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether two tokenisations are asked for, be they equal."""
+        own = self.teacher is not None and (self.teacher.template is not None or self.teacher.tokenizer is not None)
+        return self.entry.two_sided or own or self.alignment is not None or self.vocabulary is not None
 
     @property
     def student_name(self) -> str:
@@ -270,6 +299,23 @@ class ExportOptions(Section):
     dtype: Dtype = setting("what the weights are written in; auto: as the model, or an adapter's base, is", "auto")
     trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
     overwrite: bool = setting("replace a folder that an export wrote", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabMapOptions(Section):
+    """Which vocabularies are mapped, how, and where the map goes."""
+
+    kind: Literal["exact", "min-edit", "min_edit", "prefix"] = setting("exact, min-edit or prefix")
+    teacher: str = setting("a folder with a tokenizer, or a name on the Hub")
+    student: str = setting("a folder with a tokenizer, or a name on the Hub; the map leads to its tokens")
+    out: str = setting("the .json file that is written")
+    ignore_space: bool = setting("for exact: a token without a twin goes to one that differs in its blank", False)
+    trust_remote_code: bool = setting("run Python code from a tokenizer's folder; command line only", False)
+    overwrite: bool = setting("replace a map that is there already", False)
+
+    def validate(self) -> None:
+        if self.ignore_space and self.kind != "exact":
+            raise Mistake("ignore_space", f"is not asked by {self.kind}", "remove it, or take exact")
 
 
 @dataclass(frozen=True)

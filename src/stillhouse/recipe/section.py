@@ -47,9 +47,11 @@ class Bounds:
         return " and ".join(f"{word} {bound}" for word, bound in words.items() if math.isfinite(bound))
 
 
-def setting(meaning: str, default: Any = dataclasses.MISSING, bounds: Bounds | None = None) -> Any:
-    """A dataclass field with its meaning, as `--help` shows it, and its bounds."""
-    metadata = {"meaning": meaning, "bounds": bounds or Bounds()}
+def setting(
+    meaning: str, default: Any = dataclasses.MISSING, bounds: Bounds | None = None, *, verbatim: bool = False
+) -> Any:
+    """A dataclass field with its meaning, as `--help` shows it, and its bounds; `verbatim`: any characters."""
+    metadata = {"meaning": meaning, "bounds": bounds or Bounds(), "verbatim": verbatim}
     if isinstance(default, list | dict | Section):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -66,7 +68,8 @@ class Section:
         for field in dataclasses.fields(self):
             value, where = getattr(self, field.name), self.key(field.name)
             if value is not field.default:
-                value = typed(types[field.name], value, where)
+                as_it_is = field.metadata["verbatim"] and isinstance(value, str)
+                value = str(value) if as_it_is else typed(types[field.name], value, where)
                 object.__setattr__(self, field.name, value)
             field.metadata["bounds"].check(value, where)
         self.validate()

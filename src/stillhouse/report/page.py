@@ -39,8 +39,8 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem
 """)
 
 
-def page(title: str, blocks: Iterable[Markup]) -> str:
-    """A whole document of `blocks` under `title`."""
+def page(title: str, blocks: Iterable[Markup], style: Markup | None = None) -> str:
+    """A whole document of `blocks` under `title`; `style` is what it adds to the common one."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -48,7 +48,7 @@ def page(title: str, blocks: Iterable[Markup]) -> str:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="referrer", content="no-referrer"),
         tag("title", title),
-        tag("style", STYLE),
+        tag("style", STYLE if style is None else join((STYLE, style))),
     )
     footer = tag("footer", f"Written by stillhouse {__version__}.")
     body = tag("body", tag("main", tag("h1", title), join(blocks, "\n")), footer)

@@ -10,13 +10,16 @@ No call of POSIX exchanges two folders, so a folder that is replaced steps aside
 A crash between 2 and 3 leaves the old version as `<name>.previous`, whole; one during 4 leaves the new version whole
 beside the old one. The next write puts the one back and removes the other before it begins. A `<name>` that no longer
 verifies never pushes out a `<name>.previous`, which may be the only good one: it steps aside as a temporary instead.
+
+With `keep_previous` step 4 waits for the next write: in 2, what was `<name>.previous` until then becomes a temporary
+first. So from the second write on there are two whole versions at any moment, and a third one while it is written.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,10 +32,14 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def write_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def write_folder(path: str | os.PathLike[str], *, keep_previous: bool = False) -> Iterator[Path]:
     """Yield a temporary folder; what was written into it becomes the folder `path`, with a manifest.
 
     After any failure `path` is what it was.
+
+    Args:
+        path: the folder.
+        keep_previous: leave the version that it replaces as `<path>.previous`, for `find_folder` to fall back on.
 
     Raises:
         Mistake: the disk refused, or `path` holds files that no manifest covers and that are not ours to replace.
@@ -41,15 +48,16 @@ def write_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     with durable.writing(path) as temporary:
         with durable.naming(path):
             with durable.locked(path.parent) as above:
-                _recover(path, above)
+                sound = _recover(path, above, keep_previous)
             durable.clean(path.parent)
             syscalls.make_folder(temporary)
         yield temporary
         with durable.naming(path):
             _seal(temporary)
             with durable.locked(path.parent) as above:
-                _take_place(temporary, path, above)
-                _doom(previous_of(path))
+                _take_place(temporary, path, above, sound)
+                if not keep_previous:
+                    _doom(previous_of(path))
     with durable.naming(path):
         durable.clean(path.parent)
 
@@ -78,8 +86,12 @@ def verify_folder(path: str | os.PathLike[str]) -> None:
         raise Corrupt(path / extra[0], f"expected no file of this name by {MANIFEST}, found one")
 
 
-def find_folder(path: str | os.PathLike[str]) -> Path:
-    """The newest version of a folder that verifies: `path` itself, or `<path>.previous`, with a warning in the log.
+def find_folder(path: str | os.PathLike[str], tell: Callable[[str], None] = logger.warning) -> Path:
+    """The newest version of a folder that verifies: `path` itself, or `<path>.previous`.
+
+    Args:
+        path: the folder.
+        tell: hears one line where it is the version before, with what is wrong with the newer one.
 
     Raises:
         Absent: there is neither.
@@ -96,9 +108,23 @@ def find_folder(path: str | os.PathLike[str]) -> Path:
             wrong = wrong or error
             continue
         if version != path:
-            logger.warning("using %s, the version before; %s", version, wrong or f"{path} is missing")
+            what = f"{wrong.where} is {wrong.wrong}" if wrong else f"{path} is missing"
+            tell(f"using {version}, the version before: {what}")
         return version
     raise wrong or Absent(path)
+
+
+def drop_previous(path: str | os.PathLike[str]) -> None:
+    """Remove the version before that `keep_previous` left, if `path` verifies: it is needed no more.
+
+    Raises:
+        Mistake: the disk refused.
+    """
+    path = Path(path)
+    with durable.naming(path):
+        with durable.locked(path.parent) as above:
+            _recover(path, above, keep_previous=False)
+        durable.clean(path.parent)
 
 
 def remove_folder(path: str | os.PathLike[str]) -> None:
@@ -132,18 +158,22 @@ def _refuse_foreign(path: Path) -> None:
         raise Mistake(str(path), f"holds files without a {MANIFEST}, not ours to replace", "give another folder")
 
 
-def _recover(path: Path, above: int) -> None:
-    """End what a crashed write left undone: see the steps above."""
+def _recover(path: Path, above: int, keep_previous: bool) -> bool:
+    """End what a crashed write left undone (see the steps above); and whether `path` may become the version before."""
     previous = previous_of(path)
-    _refuse_foreign(path)
+    if not (keep_previous and (previous / MANIFEST).exists()):  # else it is ours that lost its manifest
+        _refuse_foreign(path)
     _refuse_foreign(previous)
     if not previous.exists():
-        return
+        return True
     if not path.exists():
         syscalls.rename(previous, path)
         syscalls.fsync(above)
-    elif _verifies(path):
+    elif not _verifies(path):
+        return False
+    elif not keep_previous:
         _doom(previous)
+    return True
 
 
 def _seal(folder: Path) -> None:
@@ -155,22 +185,29 @@ def _seal(folder: Path) -> None:
         durable.sync_folder(inner)
 
 
-def _take_place(temporary: Path, path: Path, above: int) -> None:
-    """Put `temporary` at `path`; if that fails, the folder that was there comes back."""
-    aside: Path | None = None
-    if path.is_dir() and any(path.iterdir()):
-        aside = previous_of(path)
-        if (aside / MANIFEST).exists():
-            aside = durable.new_temporary(path)
-        syscalls.rename(path, aside)
+def _take_place(temporary: Path, path: Path, above: int, sound: bool) -> None:
+    """Put `temporary` at `path`, which steps aside; if that fails, everything comes back to where it was."""
+    moved: list[tuple[Path, Path]] = []
+
+    def step_aside(source: Path, target: Path) -> None:
+        syscalls.rename(source, target)
+        moved.append((source, target))
+
     try:
-        if aside:
+        if path.is_dir() and any(path.iterdir()):
+            aside = previous_of(path)
+            if (aside / MANIFEST).exists():
+                if sound:  # what was before the version before
+                    step_aside(aside, durable.new_temporary(path))
+                else:
+                    aside = durable.new_temporary(path)
+            step_aside(path, aside)
             syscalls.fsync(above)
         syscalls.rename(temporary, path)
     except BaseException:
-        if aside:
+        for source, target in reversed(moved):
             with suppress(OSError):
-                syscalls.rename(aside, path)
+                syscalls.rename(target, source)
         raise
     syscalls.fsync(above)
 

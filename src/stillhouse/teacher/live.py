@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -9,21 +12,23 @@ from transformers import PreTrainedModel
 from stillhouse.data.collate import Packed
 from stillhouse.head import Head, Predictions, at_scored
 from stillhouse.models import last_hidden
+from stillhouse.teacher.window import joined, parted
 
 
 class LiveTeacher:
-    """A frozen model that predicts the student's own tokens (same tokenizer, shared ids).
+    """A frozen model that predicts the student's own tokens (shared ids), or those of its own tokenizer.
 
     It is no `nn.Module`, so that it can never enter the student's optimiser, checkpoints or gradient synchronisation.
 
     Args:
         model: any causal LM; frozen and put into evaluation mode here.
         vocabulary: real tokens; a head with more (padding) rows is cut to them.
+        window: batches of `predict_all` that go through the model together.
     """
 
-    def __init__(self, model: PreTrainedModel, vocabulary: int) -> None:
+    def __init__(self, model: PreTrainedModel, vocabulary: int, window: int = 1) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.vocabulary = vocabulary
+        self.vocabulary, self.window = vocabulary, window
 
     def to(self, device: torch.device) -> LiveTeacher:
         """Move the model to `device`."""
@@ -48,7 +53,29 @@ class LiveTeacher:
             scored_at: [N], flat indices of the scored positions.
             packed: where the examples of a packed batch are.
         """
+        return self._scored(self._hidden(input_ids, attention_mask, packed), input_ids, labels, scored_at, packed)
+
+    @torch.no_grad()
+    def predict_all(self, batches: Sequence[dict[str, Any]]) -> list[Predictions]:
+        """The predictions for each of several batches, `window` of them in one forward.
+
+        Packed rows stay apart where attention does the work of a whole row's mask, which grows with its square.
+        """
+        flash = "flash" in str(self.model.config._attn_implementation)
+        quadratic = "packed" in batches[0] and not flash and not batches[0]["input_ids"].is_cpu
+        step = 1 if quadratic else self.window
+        return [
+            self._scored(hidden, batch["input_ids"], batch["labels"], batch["scored_at"], batch.get("packed"))
+            for group in (batches[start : start + step] for start in range(0, len(batches), step))
+            for batch, hidden in zip(group, parted(self._hidden(*joined(group)), group), strict=True)
+        ]
+
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, packed: Packed | None) -> Tensor:
         with torch.autocast(input_ids.device.type, enabled=False):
-            hidden = last_hidden(self.model, input_ids, attention_mask, packed)  # [B, L, d]
+            return last_hidden(self.model, input_ids, attention_mask, packed)  # [B, L, d]
+
+    def _scored(
+        self, hidden: Tensor, input_ids: Tensor, labels: Tensor, scored_at: Tensor, packed: Packed | None
+    ) -> Predictions:
         sequence = None if packed is None else packed["sequence"]
-        return at_scored(hidden, Head.of(self.model, self.vocabulary), labels, scored_at, sequence)
+        return at_scored(hidden, Head.of(self.model, self.vocabulary), labels, scored_at, sequence, input_ids)

@@ -68,14 +68,14 @@ def load_sharded(folder: Path, distiller: Distiller) -> None:
     """The same into modules whose parameters are shards (FSDP2): every process reads the whole and keeps its part.
 
     Raises:
-        Mistake: the student has an adapter.
+        Mistake: the folder lacks a weight of an adapter, or has one that the adapter does not know.
     """
-    if adapters.is_adapted(distiller.student):
-        raise Mistake(str(folder), "an adapter in shards (FSDP) is not resumed yet", "go on without fsdp")
-    state: dict[str, Any] = {f"student.{name}": value for name, value in _student_weights(folder).items()}
+    student = distiller.student
+    weights = adapters.saved_state(student, folder) if adapters.is_adapted(student) else _student_weights(folder)
+    state: dict[str, Any] = {f"student.{name}": value for name, value in weights.items()}
     if (folder / METHOD_FILE).exists():
         state |= {f"method.{name}": value for name, value in load_file(folder / METHOD_FILE).items()}
-    # Not strict: a tied head is under one of its names only.
+    # Not strict: a tied head is under one of its names only, and below an adapter nothing is saved.
     set_model_state_dict(distiller, state, options=StateDictOptions(full_state_dict=True, strict=False))
 
 

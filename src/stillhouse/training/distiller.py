@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stillhouse.data.collate import Packed
-from stillhouse.head import Head, at_scored
+from stillhouse.head import Head, Pairing, Predictions, Translation, at_scored
 from stillhouse.methods import Clock, Method, SupervisedFineTuning
 from stillhouse.models import last_hidden
 from stillhouse.teacher import LiveTeacher
@@ -22,12 +23,21 @@ class Distiller(nn.Module):
         student: the model that learns.
         method: what it learns by.
         teacher: the frozen signal, which is no module and so no part of this one's parameters and state.
-        vocabulary: real tokens of the shared tokenizer.
+        vocabulary: real tokens of the student's tokenizer.
+        translation: of the teacher's tokens to the student's, where it has others.
     """
 
-    def __init__(self, student: PreTrainedModel, method: Method, teacher: LiveTeacher | None, vocabulary: int) -> None:
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        method: Method,
+        teacher: LiveTeacher | None,
+        vocabulary: int,
+        translation: Translation | None = None,
+    ) -> None:
         super().__init__()
         self.student, self.method, self.teacher, self.vocabulary = student, method, teacher, vocabulary
+        self.translation = translation
         self._no_split_modules = student._no_split_modules  # where FSDP may cut, as the model's own class says
 
     def forward(
@@ -38,6 +48,9 @@ class Distiller(nn.Module):
         scored_at: Tensor,
         clock: Clock | None = None,
         packed: Packed | None = None,
+        predicted: Predictions | None = None,
+        teacher: dict[str, Any] | None = None,
+        pairing: dict[str, Any] | None = None,
         yardstick: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the loss over the scored tokens of a batch, and the named sums to report.
@@ -49,20 +62,29 @@ class Distiller(nn.Module):
             scored_at: [N], flat indices of the scored positions.
             clock: how far training is; by default its first step.
             packed: where the examples of a packed batch are.
+            predicted: the teacher's predictions, where it has been asked already.
+            teacher: the same examples as the teacher's own tokenizer writes them, as a batch; None: ids are shared.
+            pairing: how the rows of such a batch correspond to the student's: a `Pairing` as a dictionary.
             yardstick: take the cross-entropy, by which every method is measured, and leave method and teacher alone.
         """
         hidden = last_hidden(self.student, input_ids, attention_mask, packed)  # [B, L, d]
         sequence = None if packed is None else packed["sequence"]
-        teacher = None
-        if self.teacher is not None and self.method.needs_teacher and not yardstick:
-            teacher = self.teacher.predict(input_ids, attention_mask, labels, scored_at, packed)
+        if predicted is None and self.teacher is not None and self.method.needs_teacher and not yardstick:
+            own = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "scored_at": scored_at}
+            names = ("input_ids", "attention_mask", "labels", "scored_at", "packed")
+            seen: dict[str, Any] = teacher or {**own, "packed": packed}
+            inputs: Any = {name: seen.get(name) for name in names}
+            predicted = self.teacher.predict(**inputs)
+        if predicted is not None and pairing is not None:
+            predicted = replace(predicted, pairing=Pairing(**pairing), translation=self.translation)
 
         def loss(hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            student = at_scored(hidden, Head.of(self.student, self.vocabulary), labels, scored_at, sequence)
+            head = Head.of(self.student, self.vocabulary)
+            student = at_scored(hidden, head, labels, scored_at, sequence, input_ids)
             if yardstick:
                 terms = SupervisedFineTuning()(student, None)
             else:
-                terms = self.method(student, teacher, clock or Clock())
+                terms = self.method(student, predicted, clock or Clock())
             return terms.loss, terms.sums
 
         return _inside(self.lm_head, loss, hidden)

@@ -8,6 +8,7 @@ from typing import Any
 
 from stillhouse import store
 from stillhouse.mistakes import Mistake
+from stillhouse.model_folders import epoch_folders
 from stillhouse.recipe import Recipe, dump
 from stillhouse.recipe.document import read_document
 from stillhouse.training.checkpoints import LAST
@@ -22,17 +23,20 @@ class RunFolder:
     Attributes:
         path: the folder.
         resume_from: the checkpoint to go on from, or None for a start from nothing.
+        remarks: what the log shall say of that choice.
     """
 
     path: Path
     resume_from: Path | None
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, recipe: Recipe) -> RunFolder:
         """Make the folder, or take up the interrupted run in it.
 
         Raises:
-            Mistake: it holds a finished run, or an interrupted one of another recipe, and `overwrite` is not set.
+            Mistake: it holds a finished run, or an interrupted one that is of another recipe or does not verify, and
+                `overwrite` is not set.
         """
         path = recipe.folder
         wrong = _why_not(path, recipe)
@@ -42,16 +46,19 @@ class RunFolder:
             store.remove_folder(path)
         path.mkdir(parents=True, exist_ok=True)
         store.write_text(path / RECIPE, dump(recipe.as_dict()))
-        return cls(path, _last(path))
+        remarks: list[str] = []
+        return cls(path, _last(path, remarks), tuple(remarks))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished; from now on it is not overwritten unless told."""
+        store.drop_previous(self.path / LAST)
         store.write_json(self.path / FINISHED, summary)
 
 
-def _last(path: Path) -> Path | None:
+def _last(path: Path, remarks: list[str]) -> Path | None:
+    """The newest state that verifies; `remarks` gets a line where a newer one does not."""
     try:
-        return store.find_folder(path / LAST)
+        return store.find_folder(path / LAST, tell=remarks.append)
     except store.Absent:
         return None
 
@@ -60,9 +67,12 @@ def _why_not(path: Path, recipe: Recipe) -> Mistake | None:
     """What stands against training `recipe` in `path`; an interrupted run of the same recipe does not."""
     if (path / FINISHED).exists():
         return Mistake(str(path), "holds a finished run", "give another --name, or --overwrite=true to replace it")
-    if _last(path) is None:
-        return None
-    store.verify_file(path / RECIPE)
+    try:
+        if _last(path, []) is None and not epoch_folders(path):
+            return None
+        store.verify_file(path / RECIPE)
+    except (store.Corrupt, store.Absent) as lost:
+        return Mistake(lost.where, lost.wrong, "--overwrite=true starts this run anew")
     before, now = _flat(read_document(str(path / RECIPE)).nested()), _flat(recipe.as_dict())
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     changed = [key for key in changed if key != "overwrite"]

@@ -19,6 +19,14 @@ from stillhouse.mistakes import Mistake, shorten
 from stillhouse.training import processes
 
 ADVICE = "look at these samples, or lower training.learning_rate"
+SITES = ("loss", "gradient", "optimizer state")  # in the order in which one spoils the next
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    loss: Tensor
+    sums: Mapping[str, Tensor]
+    samples: Tensor  # [B]
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,16 @@ class Bad:
 
     Attributes:
         step: its number, from 1.
-        samples: where its rows were read.
+        site: the first thing that was not finite: one of `SITES`; of a loss, with the terms that were not.
+        samples: where its rows were read; of a loss, those of the micro-batches that had it.
     """
 
     step: int
+    site: str
     samples: list[str]
 
     def __str__(self) -> str:
-        return f"step {self.step} skipped: loss or gradient is not finite; samples {_listed(self.samples)}"
+        return f"step {self.step} skipped: {self.site} is not finite; samples {_listed(self.samples)}"
 
 
 class Guard:
@@ -48,12 +58,13 @@ class Guard:
     def __init__(self, origins: Mapping[int, str], stop_after: int) -> None:
         self.origins, self.stop_after = origins, stop_after
         self.skipped, self._in_a_row = 0, 0
-        self._losses: list[tuple[Tensor, Tensor]] = []
-        self._unread: list[tuple[int, Tensor, list[tuple[Tensor, Tensor]]]] = []
+        self._seen: list[_MicroBatch] = []
+        self._unread: list[tuple[int, Tensor, list[_MicroBatch]]] = []
 
-    def saw(self, loss: Tensor, samples: Tensor) -> None:
-        """One micro-batch: its loss, and the numbers of its samples [B]."""
-        self._losses.append((loss.detach(), samples))
+    def saw(self, loss: Tensor, sums: Mapping[str, Tensor], samples: Tensor) -> None:
+        """One micro-batch: its loss, the named sums that were taken with it, and the numbers of its samples [B]."""
+        detached = {name: value.detach() for name, value in sums.items()}
+        self._seen.append(_MicroBatch(loss.detach(), detached, samples))
 
     def judge(
         self, step: int, norm: Tensor | float, optimizer: Optimizer, over_ranks: Callable[[Tensor], Tensor]
@@ -64,14 +75,16 @@ class Guard:
         """
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
-        losses = torch.stack([loss for loss, _ in self._losses])
-        finite = torch.isfinite(losses).all() & torch.isfinite(torch.as_tensor(norm, device=losses.device))
+        losses = torch.stack([batch.loss for batch in self._seen])
+        states = torch.ones((), dtype=torch.bool, device=losses.device)
         for group in optimizer.param_groups:
-            finite = finite & _all_finite(_states(optimizer, group["params"]), losses.device)
+            states = states & _all_finite(_states(optimizer, group["params"]), losses.device)
+        norms = torch.isfinite(torch.as_tensor(norm, device=losses.device)).all()
+        finite = torch.stack([torch.isfinite(losses).all(), norms, states])  # of each of SITES
         bad = over_ranks((~finite).float()) > 0.0
-        self._unread.append((step, bad, self._losses))
-        self._losses = []
-        return bad
+        self._unread.append((step, bad, self._seen))
+        self._seen = []
+        return bad.any()
 
     def read(self) -> list[Bad]:
         """The skipped steps since the last look.
@@ -80,15 +93,18 @@ class Guard:
             Mistake: as many in a row as the run may have.
         """
         found = []
-        for step, bad, losses in self._unread:
-            if not bool(bad):
+        for step, bad, batches in self._unread:
+            sites = [site for site, is_bad in zip(SITES, bad.tolist(), strict=True) if is_bad]
+            if not sites:
                 self._in_a_row = 0
                 continue
             self._in_a_row += 1
             self.skipped += 1
-            culprits = [samples for loss, samples in losses if not bool(torch.isfinite(loss))]
+            culprits = [batch for batch in batches if not bool(torch.isfinite(batch.loss))]
+            terms = processes.joined([name for batch in culprits for name in _not_finite(batch.sums)])
+            site = sites[0] + (f" ({', '.join(dict.fromkeys(terms))})" if terms else "")
             named = processes.joined(self._named(culprits))
-            found.append(Bad(step, named or processes.joined(self._named([samples for _, samples in losses]))))
+            found.append(Bad(step, site, named or processes.joined(self._named(batches))))
         self._unread = []
         if self._in_a_row >= self.stop_after:
             last = found[-1]
@@ -96,8 +112,8 @@ class Guard:
             raise Mistake(shorten(_listed(last.samples), 60), wrong, ADVICE)
         return found
 
-    def _named(self, batches: list[Tensor]) -> list[str]:
-        return [self.origins[number] for batch in batches for number in batch.tolist()]
+    def _named(self, batches: list[_MicroBatch]) -> list[str]:
+        return [self.origins[number] for batch in batches for number in batch.samples.tolist()]
 
 
 def skip(optimizer: Optimizer, bad: Tensor) -> None:
@@ -108,6 +124,10 @@ def skip(optimizer: Optimizer, bad: Tensor) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+
+
+def _not_finite(sums: Mapping[str, Tensor]) -> list[str]:
+    return [name for name, value in sums.items() if not bool(torch.isfinite(value))]
 
 
 def _listed(samples: list[str]) -> str:

@@ -62,8 +62,9 @@ class RunLog(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After a resume, drop the lines that an interrupted run wrote past its checkpoint: they come again."""
         if state.is_world_process_zero and self.path.exists():
-            lines = store.read_lines(self.path)
-            store.rewrite_lines(self.path, [line for line in lines if json.loads(line)["step"] <= state.global_step])
+            lines = [(line, json.loads(line)) for line in store.read_lines(self.path)]
+            kept = [line for line, of in lines if of["step"] <= state.global_step and "train_runtime" not in of]
+            store.rewrite_lines(self.path, kept)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Close the window of means before a checkpoint, so that a resumed run writes the same lines."""
@@ -73,7 +74,8 @@ class RunLog(TrainerCallback):
         """Write the event's `logs` with its step."""
         if not state.is_world_process_zero:
             return
-        line = {"step": state.global_step, **event["logs"]}
+        # train_loss is a mean since the process began, so a resumed run would give another one.
+        line = {"step": state.global_step, **{key: v for key, v in event["logs"].items() if key != "train_loss"}}
         store.append_line(self.path, json.dumps(line))
         logger.info(_sentence(line, state.max_steps))
 

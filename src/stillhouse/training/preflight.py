@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -18,35 +18,46 @@ from stillhouse.recipe.check import check_adapter
 from stillhouse.training import processes
 
 
-def tokenizer_of(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, list[str]]:
-    """The student's tokenizer, which must give the teacher's ids as well, and remarks for the log.
+class Tokenizers(NamedTuple):
+    """Those of a run.
+
+    Attributes:
+        student: the student's.
+        teacher: the teacher's, where it is not the student's, or its ids are wanted all the same; None: ids are shared.
+    """
+
+    student: PreTrainedTokenizerBase
+    teacher: PreTrainedTokenizerBase | None = None
+
+
+def tokenizers_of(recipe: Recipe) -> tuple[Tokenizers, list[str]]:
+    """Both sides' tokenizers, and remarks for the log.
 
     Raises:
-        Mistake: no tokenizer, or the two models' tokenizers differ.
+        Mistake: no tokenizer.
     """
     student = recipe.student
     tokenizer = load_tokenizer(student.tokenizer or student.model, trust_remote_code=student.trust_remote_code)
     models = [student.model] if recipe.teacher is None else [student.model, recipe.teacher.model]
     remarks = [said for model in models if (said := remark(model)) is not None]
     if recipe.teacher is not None:
-        theirs = load_tokenizer(recipe.teacher.model, trust_remote_code=recipe.teacher.trust_remote_code)
+        named = recipe.teacher.tokenizer or recipe.teacher.model
+        theirs = load_tokenizer(named, trust_remote_code=recipe.teacher.trust_remote_code)
         difference = same_vocabulary(tokenizer, theirs)
         if difference is not None:
-            raise Mistake(
-                "teacher.model",
-                f"its tokenizer is not the student's ({difference}), and {recipe.method['name']} needs the same one",
-                "use seqkd on text that the teacher writes (stillhouse generate)",
-            )
+            remarks.append(f"the teacher has a tokenizer of its own ({difference})")
+        if difference is not None or recipe.two_sided:
+            return Tokenizers(tokenizer, theirs), remarks
         if tokenizer.eos_token_id != theirs.eos_token_id:
             remarks.append(
                 f"a text ends with {tokenizer.eos_token} for the student and {theirs.eos_token} for the teacher; "
                 "responses end with the student's"
             )
-    return tokenizer, remarks
+    return Tokenizers(tokenizer), remarks
 
 
-def check_models(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Compare both configurations with the tokenizer, the lengths and the device, and an adapter with its model.
+def check_models(recipe: Recipe, tokenizers: Tokenizers) -> None:
+    """Compare both configurations with their tokenizers, the lengths and the device, and an adapter with its model.
 
     Raises:
         Mistake: too few embeddings, too few positions, a dtype that the device lacks, or an adapter that does not fit.
@@ -55,10 +66,10 @@ def check_models(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     _check_quantize(recipe)
     overrides = dict(recipe.student.config) if recipe.student.from_scratch else None
     student = load_config(recipe.student.model, overrides=overrides, trust_remote_code=recipe.student.trust_remote_code)
-    _check_config("student", student, recipe, tokenizer)
+    _check_config("student", student, recipe, tokenizers.student)
     if recipe.teacher is not None and METHODS[recipe.method["name"]].needs_teacher:
         teacher = load_config(recipe.teacher.model, trust_remote_code=recipe.teacher.trust_remote_code)
-        _check_config("teacher", teacher, recipe, tokenizer)
+        _check_config("teacher", teacher, recipe, tokenizers.teacher or tokenizers.student)
     _check_precision(recipe.training)
     if recipe.student.lora is not None:
         check_lora(recipe.student.model, recipe.student.lora, trust_remote_code=recipe.student.trust_remote_code)
@@ -99,11 +110,14 @@ def _check_precision(training: dict[str, Any]) -> None:
 
 
 def check_sharding(recipe: Recipe, arguments: TrainingArguments) -> None:
-    """What cannot be done with a student that is cut into shards.
+    """What cannot be done with a student or a teacher that is cut into shards.
 
     Raises:
-        Mistake: answers are to be generated in training.
+        Mistake: answers are to be generated in training, or one process shall share a teacher with nobody.
     """
+    if recipe.teacher is not None and recipe.teacher.shard != "none" and arguments.world_size == 1:
+        wrong = "a single process has the whole teacher anyway"
+        raise Mistake("teacher.shard", wrong, "write none, or start several: accelerate launch")
     sharded = processes.sharding(arguments)
     if sharded and recipe.data.eval is not None and recipe.evaluation.generate:
         raise Mistake(

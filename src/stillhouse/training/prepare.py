@@ -27,14 +27,18 @@ from stillhouse.methods import Method
 from stillhouse.methods import build as build_method
 from stillhouse.models import last_hidden, load_causal_lm
 from stillhouse.recipe import Recipe
-from stillhouse.teacher import LiveTeacher
+from stillhouse.teacher import LiveTeacher, shard
 from stillhouse.training import processes
+from stillhouse.training.budget import TokenBudget
 from stillhouse.training.dev import DevSet
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.guard import Guard
 from stillhouse.training.log import Progress, RunLog, logger
 from stillhouse.training.packing import check_packing
+from stillhouse.training.paired import PairedCollator, PairedDataset
+from stillhouse.training.preflight import Tokenizers
 from stillhouse.training.trainer import DistillationTrainer
+from stillhouse.training.two_tokenizers import TwoTokenizers
 
 
 @dataclass(frozen=True)
@@ -52,21 +56,24 @@ class Prepared:
     distiller: Distiller
 
 
-def prepare(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase, arguments: TrainingArguments) -> Prepared:
+def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: TrainingArguments) -> Prepared:
     """Encode the data, load the models and build the trainer, which will write into `folder`.
 
     Raises:
         Mistake: a row, a model or an option is wrong.
     """
-    data = recipe.data
+    data, tokenizer = recipe.data, tokenizers.student
     template = build_template(data.template, tokenizer)
     limits = Limits(data.max_length, data.max_prompt_length, data.cut, data.bos, data.scored)
-    collator = Collator(pad_id(tokenizer), pad_to=data.max_length if data.pad_to_max_length else None)
     rows = read_rows(data.train, split=data.train_split, limit=data.limit)
-    train = _encoded(data.train, rows, template, tokenizer, limits)
-    dev = _dev_set(recipe, template, tokenizer, limits, collator)
+    two = None if tokenizers.teacher is None else TwoTokenizers.of(recipe, tokenizer, tokenizers.teacher)
+    if two is None:
+        train = _encoded(data.train, rows, template, tokenizer, limits)
+    else:
+        train = two.encoded(recipe, rows, template, limits)
+    dev = _dev_set(recipe, template, tokenizer, limits, _padding(recipe, tokenizer))
     with processes.whole_weights(arguments):
-        distiller = _distiller(recipe, tokenizer, arguments)
+        distiller = _distiller(recipe, tokenizer, two, arguments)
     logger.info(
         f"student: {_millions(distiller.student)}"
         + (f"; teacher: {_millions(distiller.teacher.model)}" if distiller.teacher else "")
@@ -83,13 +90,25 @@ def prepare(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase, ar
         parity=recipe.training["parity"],
         guard=Guard(origins, recipe.training["stop_after_skipped"]),
         save_every=recipe.training.get("save_steps"),
-        data_collator=PackingCollator() if data.packing else collator,
+        budget=_budget(recipe, train, arguments),
+        data_collator=_collator(recipe, tokenizer, two),
         train_dataset=train,
         eval_dataset=None if dev is None else dev.encoded,
         callbacks=[RunLog(folder)],
     )
+    processes.check_wrapper(trainer.accelerator.distributed_type, arguments)
     _own_progress(trainer)
     return Prepared(trainer, train, distiller)
+
+
+def _padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Collator:
+    return Collator(pad_id(tokenizer), pad_to=recipe.data.max_length if recipe.data.pad_to_max_length else None)
+
+
+def _collator(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, two: TwoTokenizers | None) -> Any:
+    sides = [tokenizer] if two is None else [tokenizer, two.teacher]
+    made = [PackingCollator() if recipe.data.packing else _padding(recipe, side) for side in sides]
+    return made[0] if two is None else PairedCollator(made[0], made[1], two.pair.merge)
 
 
 def _encoded(
@@ -100,6 +119,17 @@ def _encoded(
     for line in census.lines():
         logger.info(f"{source}: {line}")
     return encoded
+
+
+def _budget(recipe: Recipe, train: EncodedDataset, arguments: TrainingArguments) -> TokenBudget | None:
+    """How training is cut into batches, where a batch is a number of tokens."""
+    most = recipe.data.max_batch_tokens
+    if most is None:
+        return None
+    sides = [train, train.teacher] if isinstance(train, PairedDataset) else [train]
+    positions = [(side.lengths - 1).tolist() for side in sides]  # what a model is fed; see `data.collate`
+    seed, processes = recipe.seed, arguments.world_size
+    return TokenBudget(positions, most, packed=recipe.data.packing, seed=seed, processes=processes)
 
 
 def _dev_set(
@@ -114,7 +144,9 @@ def _dev_set(
     return DevSet(encoded, rows, tokenizer, template, limits, collator, recipe.evaluation, batch_size)
 
 
-def _distiller(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, arguments: TrainingArguments) -> Distiller:
+def _distiller(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, two: TwoTokenizers | None, arguments: TrainingArguments
+) -> Distiller:
     settings = {key: value for key, value in recipe.method.items() if key != "name"}
     method: Method = build_method(recipe.method["name"], **settings)
     of_student = recipe.student
@@ -136,22 +168,35 @@ def _distiller(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, arguments: Tr
         check_packing(student, "student")
     teacher = None
     if method.needs_teacher and recipe.teacher is not None:
-        model = load_causal_lm(
-            recipe.teacher.model,
-            dtype=recipe.teacher.dtype,
-            attn_implementation=recipe.teacher.attn_implementation,
-            trust_remote_code=recipe.teacher.trust_remote_code,
-            adapter="merge",
-        )
-        model = _placed(model, arguments)
-        probe(model, last_hidden)
-        if recipe.data.packing:
-            check_packing(model, "teacher")
-        teacher = LiveTeacher(model, len(tokenizer))
+        vocabulary = len(tokenizer if two is None else two.teacher)
+        teacher = LiveTeacher(_teacher(recipe, arguments), vocabulary, recipe.teacher.window)
+    if two is not None:
+        two.given_to(method)
     if chosen := recipe.head.chosen():
         method.blocks = replace(Blocks.on(arguments.device), **chosen)  # pyright: ignore[reportArgumentType]
     set_seed(recipe.seed)
-    return Distiller(student, method, teacher, len(tokenizer))
+    translation = None if two is None or two.translation is None else two.translation.to(arguments.device)
+    return Distiller(student, method, teacher, len(tokenizer), translation)
+
+
+def _teacher(recipe: Recipe, arguments: TrainingArguments) -> PreTrainedModel:
+    """The model that is learnt from, probed while it is whole."""
+    assert recipe.teacher is not None
+    model = load_causal_lm(
+        recipe.teacher.model,
+        dtype=recipe.teacher.dtype,
+        attn_implementation=recipe.teacher.attn_implementation,
+        trust_remote_code=recipe.teacher.trust_remote_code,
+        adapter="merge",
+    ).requires_grad_(False)
+    if recipe.teacher.shard == "none":
+        model = _placed(model, arguments)
+    probe(model, last_hidden)
+    if recipe.data.packing:
+        check_packing(model, "teacher")
+    if recipe.teacher.shard == "fsdp":
+        shard(model, arguments.device, arguments.world_size)
+    return model
 
 
 def _placed(model: PreTrainedModel, arguments: TrainingArguments) -> PreTrainedModel:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import DistributedType
 from torch import distributed
 from transformers import TrainingArguments
 
@@ -47,6 +48,17 @@ def sharding(arguments: TrainingArguments) -> str:
     return "FSDP" if arguments.fsdp_plugin_args is not None or by_launcher else ""
 
 
+def check_wrapper(used: DistributedType, arguments: TrainingArguments) -> None:
+    """Refuse shards that were asked for and are none: without a GPU accelerate goes back to whole copies, silently.
+
+    Raises:
+        Mistake: FSDP was asked for, and is not what accelerate uses.
+    """
+    if sharding(arguments) == "FSDP" and used != DistributedType.FSDP:
+        wrong = f"FSDP was asked for, but accelerate uses {used.value} on this machine"
+        raise Mistake("training.fsdp", wrong, "it needs GPUs, and several processes")
+
+
 def by_first(work: Callable[[], Found]) -> Found:
     """What `work` gives, done by the first process alone and sent to all; its Mistake is everybody's."""
     if not _grouped():
@@ -64,17 +76,17 @@ def by_first(work: Callable[[], Found]) -> Found:
 
 
 @contextmanager
-def written_together(path: Path) -> Iterator[Path]:
+def written_together(path: Path, *, keep_previous: bool = False) -> Iterator[Path]:
     """`store.write_folder` for all processes: one temporary folder that each writes its part into, then one rename.
 
     The processes must see the same file system.
     """
     if not _grouped():
-        with store.write_folder(path) as folder:
+        with store.write_folder(path, keep_previous=keep_previous) as folder:
             yield folder
         return
     if is_first():
-        with store.write_folder(path) as folder:
+        with store.write_folder(path, keep_previous=keep_previous) as folder:
             distributed.broadcast_object_list([folder], src=0)
             yield folder
             distributed.barrier()  # everybody's part is written
@@ -94,11 +106,15 @@ def whole_weights(arguments: TrainingArguments) -> Iterator[None]:
         return
     from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
+    plugin: Any = (
+        arguments.deepspeed_plugin
+    )  # of the recipe's training.deepspeed, else of accelerate's configuration file
+    config = getattr(arguments, "hf_deepspeed_config", None) or plugin.dschf
     unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        set_hf_deepspeed_config(arguments.hf_deepspeed_config)
+        set_hf_deepspeed_config(config)
 
 
 def summed(values: list[float]) -> list[float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
@@ -20,7 +21,7 @@ from stillhouse.recipe import Recipe
 from stillhouse.training import processes
 from stillhouse.training.arguments import training_arguments
 from stillhouse.training.log import close_log, logger, open_log
-from stillhouse.training.preflight import check_models, check_sharding, tokenizer_of
+from stillhouse.training.preflight import check_models, check_sharding, tokenizers_of
 from stillhouse.training.prepare import Prepared, prepare
 
 GIB = 2.0**30
@@ -36,8 +37,8 @@ def rehearse(recipe: Recipe) -> None:
         Mistake: as a run would.
     """
     quiet_loading()
-    tokenizer, remarks = tokenizer_of(recipe)
-    check_models(recipe, tokenizer)
+    tokenizers, remarks = tokenizers_of(recipe)
+    check_models(recipe, tokenizers)
     arguments = training_arguments(recipe)
     processes.check(arguments)
     check_sharding(recipe, arguments)
@@ -50,7 +51,7 @@ def rehearse(recipe: Recipe) -> None:
         try:
             for remark in remarks:
                 logger.info(remark)
-            prepared = prepare(recipe, folder, tokenizer, arguments)
+            prepared = prepare(recipe, folder, tokenizers, arguments)
             for line in _plan(recipe, prepared, arguments, planned):
                 logger.info(line)
             began = time.perf_counter()
@@ -64,9 +65,11 @@ def rehearse(recipe: Recipe) -> None:
 
 
 def _plan(recipe: Recipe, prepared: Prepared, arguments: TrainingArguments, planned: int) -> list[str]:
-    train, micro = prepared.train, arguments.per_device_train_batch_size
+    train, budget = prepared.train, prepared.trainer.budget
+    micro = arguments.per_device_train_batch_size if budget is None else round(len(train) / len(budget.batches), 1)
     a_step = micro * arguments.gradient_accumulation_steps * arguments.world_size
-    an_epoch = math.ceil(len(train) / a_step)
+    batches = math.ceil(len(train) / micro) if budget is None else len(budget)
+    an_epoch = math.ceil(batches / (arguments.gradient_accumulation_steps * arguments.world_size))
     steps = planned if planned > 0 else math.ceil(an_epoch * arguments.num_train_epochs)
     tokens = len(train.input_ids) / len(train)  # of an example
     scored = float(train.scored.sum()) / len(train)
@@ -120,7 +123,8 @@ def _memory(recipe: Recipe, prepared: Prepared, arguments: TrainingArguments, to
         "logits": sides * rows * head.shape[0] * activation + (4.0 * head.numel() if head.requires_grad else 0.0),
     }
     if distiller.teacher is not None:
-        parts["teacher"] = sum(p.numel() * p.element_size() for p in distiller.teacher.model.parameters())
+        held = (p.to_local() if isinstance(p, DTensor) else p for p in distiller.teacher.model.parameters())
+        parts["teacher"] = sum(p.numel() * p.element_size() for p in held)
     return parts
 
 

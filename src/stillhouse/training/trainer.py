@@ -7,14 +7,14 @@ ranks, so it does not depend on how the batch is split. (TAID's loop takes the m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -30,6 +30,7 @@ from stillhouse.methods import Clock
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import epoch_name
 from stillhouse.training import processes
+from stillhouse.training.budget import TokenBudget
 from stillhouse.training.checkpoints import LAST, keep_best, load_sharded, load_weights, save_weights
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.guard import ADVICE, Guard, skip
@@ -54,6 +55,7 @@ class DistillationTrainer(Trainer):
         guard: what watches for numbers that are not finite.
         save_every: steps between two versions of `last/` within an epoch; None: at the end of epochs only.
         parity: optimizer groups, learning rates and reduction of an official loop: the DSKD line's or TAID's.
+        budget: the batches, where their size is a number of tokens; else a number of examples.
     """
 
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the count over the whole accumulation window
@@ -68,12 +70,14 @@ class DistillationTrainer(Trainer):
         parity: Parity,
         guard: Guard,
         save_every: int | None,
+        budget: TokenBudget | None = None,
         **options: Any,
     ) -> None:
         super().__init__(model=distiller, args=args, **options)
         self.distiller, self.tokenizer, self.run_folder = distiller, tokenizer, Path(str(args.output_dir))
         self._evaluate_distiller, self._keep, self._parity = evaluate, keep_best_of, parity
-        self.save_every, self.epoch_is_over = save_every, False
+        self.save_every, self.epoch_is_over, self.budget = save_every, False, budget
+        self.order: TokenBudget | LengthGrouped | None = budget
         self._guard, self._bad = guard, torch.zeros((), dtype=torch.bool)
         self._meters, self._step_means, self._metrics = Meters(), Means(), {}
         # Labels are already shifted, and their number over the window is handed to `compute_loss`.
@@ -96,11 +100,11 @@ class DistillationTrainer(Trainer):
     ) -> Tensor:
         """Sum over this micro-batch's scored tokens ÷ their number in the whole optimizer step, over all ranks."""
         assert num_items_in_batch is not None and not return_outputs
-        names = ("input_ids", "attention_mask", "labels", "scored_at", "packed")
+        names = ("input_ids", "attention_mask", "labels", "scored_at", "packed", "predicted", "teacher", "pairing")
         loss, sums = model(**{name: inputs.get(name) for name in names}, clock=self.clock)
         real = inputs["attention_mask"] if "packed" not in inputs else torch.ones_like(inputs["input_ids"])  # [B, L]
         scored = inputs["scored_at"].shape[0]
-        self._guard.saw(loss, inputs["sample"])
+        self._guard.saw(loss, sums, inputs["sample"])
         if self._parity == "taid":
             loss, sums = loss / scored, {name: value / scored for name, value in sums.items()}
             self._watch(sums, 1, real)
@@ -108,6 +112,21 @@ class DistillationTrainer(Trainer):
         self._watch(sums, scored, real)
         # DDP averages gradients over ranks; the count is already global, so the average is undone here.
         return loss * (self.accelerator.num_processes / num_items_in_batch)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor | int | None]:
+        """The micro-batches of an optimizer step and their scored tokens; with what the teacher says of them."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        teacher = self.distiller.teacher
+        if teacher is not None and teacher.window > 1 and len(batches) > 1 and self.distiller.method.needs_teacher:
+            batches = [self._prepare_inputs(batch) for batch in batches]
+            # Predictions are no tensors, so that no wrapper of the student casts what the teacher said.
+            for batch, predicted in zip(
+                batches, teacher.predict_all([batch.get("teacher", batch) for batch in batches]), strict=True
+            ):
+                batch["predicted"] = predicted
+        return batches, count
 
     def _watch(self, sums: dict[str, Tensor], weight: int, attention_mask: Tensor) -> None:
         self._meters.add(sums, weight, attention_mask)
@@ -148,7 +167,24 @@ class DistillationTrainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length" or not isinstance(dataset, EncodedDataset):
             return super()._get_train_sampler(train_dataset)
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGrouped(dataset.lengths.tolist(), step, self.args.seed)
+        self.order = LengthGrouped(dataset.lengths.tolist(), step, self.args.seed)
+        return self.order
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's own, or batches of so many tokens; accelerate deals whole batches out to the processes."""
+        if self.budget is None:
+            return super().get_train_dataloader()
+        assert isinstance(self.train_dataset, EncodedDataset)
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.budget,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with the Trainer's groups, or with an official loop's in parity mode; and the method's own groups."""
@@ -213,7 +249,7 @@ class DistillationTrainer(Trainer):
             state: Any = self.accelerator.get_state_dict(self.model_wrapped) if self._sharded else None
             if self.epoch_is_over:
                 processes.by_first(lambda: keep_best(run, name, self.distiller, self.tokenizer, self._keep, state))
-            with processes.written_together(run / LAST) as folder:
+            with processes.written_together(run / LAST, keep_previous=True) as folder:
                 if processes.is_first():
                     save_weights(folder, self.distiller, self.tokenizer, state)
                     self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
@@ -238,6 +274,11 @@ class _Moments(TrainerCallback):
     def __init__(self, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
 
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The order of the epoch's batches; of several processes the Trainer does not say it after a resume."""
+        if self.trainer.order is not None:
+            self.trainer.order.set_epoch(int(state.epoch or 0.0))
+
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Another step of the epoch."""
         self.trainer.epoch_is_over = False
@@ -249,8 +290,12 @@ class _Moments(TrainerCallback):
         self.trainer.after_step()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Refresh `last/` every so many steps; the window of means closes with it, so that a resume writes the same."""
-        if self.trainer.save_every is not None and state.global_step % self.trainer.save_every == 0:
+        """Refresh `last/` every so many steps; the window of means closes with it, so that a resume writes the same.
+
+        Not at the last step of an epoch: a resume from there would begin the next one, without this one's evaluation.
+        """
+        ends_epoch = float(state.epoch or 0.0).is_integer() or state.global_step >= state.max_steps
+        if self.trainer.save_every is not None and state.global_step % self.trainer.save_every == 0 and not ends_epoch:
             control.should_save = control.should_log = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -1,0 +1,78 @@
+"""The recipe's `alignment` and `vocabulary`: what a method has of them, and what it cannot have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stillhouse.catalogue.axes import ALIGNERS, VOCABULARIES
+from stillhouse.catalogue.entry import Entry, find, settle
+from stillhouse.mistakes import Mistake
+
+# A divergence that looks at the label's own logit cannot do without the label.
+_NEED_THE_LABEL = ("dkd",)
+_WITHOUT_A_MAP = ("overlap", "cdm")
+
+
+def settled(axis: str, table: Mapping[str, Entry], given: Mapping[str, Any], method: Entry) -> dict[str, Any]:
+    """The section `axis` as the recipe writes it, checked, over the defaults of its entry and of the method.
+
+    Raises:
+        Mistake: no such entry or setting, or the method cannot have it.
+    """
+    if "name" not in given:
+        raise Mistake(f"{axis}.name", "is missing", f"name one of {', '.join(table)}")
+    entry = find(axis, table, given["name"], f"{axis}.name")
+    own = getattr(method, axis) or {}
+    base = {key: value for key, value in own.items() if key != "name"} if own.get("name") == entry.name else {}
+    if method.whole_groups and "merge" in entry.parameters:
+        base = {"merge": "mean"}
+    chosen = {"name": entry.name, **settle(entry, {**base, **_settings(given)}, axis)}
+    _check(axis, chosen, method)
+    return chosen
+
+
+def alignment_of(method: Entry, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How positions correspond: what the recipe says, else the method's own, else by the bytes of tokens."""
+    return (
+        dict(given)
+        if given is not None
+        else settled("alignment", ALIGNERS, method.alignment or {"name": "span"}, method)
+    )
+
+
+def vocabulary_of(
+    method: Entry, given: Mapping[str, Any] | None, alignment: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """How tokens correspond: what the recipe says, else the method's own, else as equals; None: not at all.
+
+    Raises:
+        Mistake: the aligner asks for a map of tokens, and there is none.
+    """
+    chosen = dict(given) if given is not None else None
+    if chosen is None and not (method.two_sided and method.vocabulary is None):
+        default = method.vocabulary or {"name": "exact" if method.name in _NEED_THE_LABEL else "overlap"}
+        chosen = settled("vocabulary", VOCABULARIES, default, method)
+    if alignment["name"] == "dtw_matched" and (chosen is None or chosen["name"] in _WITHOUT_A_MAP):
+        raise Mistake("alignment.name", "dtw_matched goes by a map of tokens", "add vocabulary: {name: min_edit}")
+    return chosen
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key != "name"}
+
+
+def _check(axis: str, chosen: Mapping[str, Any], method: Entry) -> None:
+    name, where = chosen["name"], f"{axis}.name"
+    if axis == "alignment":
+        if method.aligners and name not in method.aligners:
+            raise Mistake(where, f"{method.name} cannot go by '{name}'", f"it takes {', '.join(method.aligners)}")
+        if method.whole_groups and chosen.get("merge", "mean") != "mean":
+            raise Mistake("alignment.merge", f"{method.name} merges groups itself", "remove it")
+        return
+    if method.two_sided and method.vocabulary is None:
+        raise Mistake("vocabulary", f"{method.name} compares tokens without a map", "remove it")
+    if method.vocabularies and name not in method.vocabularies:
+        raise Mistake(where, f"{method.name} cannot go by '{name}'", f"it takes {', '.join(method.vocabularies)}")
+    if name in _WITHOUT_A_MAP and method.name in _NEED_THE_LABEL:
+        raise Mistake(where, f"{method.name} needs the label among the tokens, and '{name}' may drop it", "take exact")

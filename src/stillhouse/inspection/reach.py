@@ -1,0 +1,96 @@
+"""How much of the teacher's vocabulary, and of what it is asked to predict in some data, a vocabulary map reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse import vocabulary
+from stillhouse.data.dataset import EncodedDataset
+from stillhouse.data.pieces import Pieces
+from stillhouse.inspection.tokens import text_of
+from stillhouse.vocabulary.matching import NONE
+
+MOST = 10
+
+
+@dataclass(frozen=True)
+class Reach:
+    """A map from teacher tokens to student tokens, and what it says of the data.
+
+    Attributes:
+        name: the recipe's name of it.
+        ids: [V_t] the student token of every teacher token, -1 for none.
+        lines: plain sentences.
+    """
+
+    name: str
+    ids: NDArray[np.int32]
+    lines: list[str]
+
+
+def map_of(
+    chosen: dict[str, Any], student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
+) -> NDArray[np.int32]:
+    """The student token of every teacher token [V_t], -1 for none, of a recipe's `vocabulary`.
+
+    Raises:
+        Mistake: a file is no map of these tokenizers.
+    """
+    if chosen["name"] == "overlap":
+        pieces = Pieces.of(student), Pieces.of(teacher)
+        theirs, ours = vocabulary.overlap(pieces[1], pieces[0])
+        ids = np.full(len(pieces[1]), NONE, np.int32)
+        ids[theirs] = ours
+        return ids
+    if chosen["name"] == "file":
+        zero_is_none = chosen["zero_is_none"]
+        return vocabulary.load(chosen["path"], teacher, student, zero_is_none=zero_is_none).ids
+    kind = chosen["static"] if chosen["name"] == "cdm" else chosen["name"]
+    ignoring = chosen.get("ignore_space", chosen["name"] == "cdm" and kind == "exact")
+    return vocabulary.cached(kind, teacher, student, ignore_space=bool(ignoring)).ids
+
+
+def reach_of(
+    name: str, ids: NDArray[np.int32], student: Pieces, teacher: Pieces, predicted: NDArray[np.integer]
+) -> Reach:
+    """What a map reaches.
+
+    Args:
+        ids: [V_t]
+        predicted: [n] the teacher tokens that are learnt in the data, one after the other.
+    """
+    hit = len(np.unique(ids[ids != NONE]))
+    lines = [
+        f"reaches {_share(int((ids != NONE).sum()), len(ids))} of the teacher's {len(ids)} tokens and "
+        f"{_share(hit, len(student))} of the student's {len(student)}"
+    ]
+    counts = np.bincount(predicted, minlength=len(ids))[: len(ids)]  # [V_t]
+    total, reached = int(counts.sum()), int(counts[ids != NONE].sum())
+    lines.append(f"reaches {_share(reached, total)} of the {total} teacher tokens that are learnt here")
+    seen = np.flatnonzero((counts > 0) & (ids != NONE))
+    said = [at for at in seen.tolist() if at not in teacher.special]
+    other = sum(int(counts[at]) for at in said if teacher.content[at] != student.content[ids[at]])
+    if other:
+        lines.append(f"of these, {_share(other, reached)} go to a token of another text")
+    missed = np.flatnonzero((counts > 0) & (ids == NONE))
+    often = missed[np.argsort(-counts[missed], kind="stable")][:MOST].tolist()
+    if often:
+        named = ", ".join(f"{text_of(teacher, at)} ({counts[at]})" for at in often)
+        lines.append(f"most frequent without a match: {named}")
+    if name == "cdm":
+        lines.append("that is its static map; which other tokens match depends on the predictions of each position")
+    return Reach(name, ids, lines)
+
+
+def predicted_tokens(encoded: EncodedDataset) -> NDArray[np.int32]:
+    """The tokens that the scored positions of all items predict, one after the other."""
+    return encoded.input_ids[1:][encoded.scored[:-1]]  # no item's last position is scored
+
+
+def _share(count: int, of: int) -> str:
+    return f"{100 * count / of:.1f}%" if of else "none"

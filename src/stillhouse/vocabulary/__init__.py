@@ -1,0 +1,22 @@
+"""Which student tokens correspond to which teacher tokens, where the two have unlike vocabularies."""
+
+from stillhouse.vocabulary.build import KINDS, build, cache_folder, cached, kind_of
+from stillhouse.vocabulary.matching import exact, overlap, prefix
+from stillhouse.vocabulary.min_edit import min_edit
+from stillhouse.vocabulary.vocabulary_map import Coverage, VocabularyMap, about_of, load
+
+__all__ = [
+    "KINDS",
+    "Coverage",
+    "VocabularyMap",
+    "about_of",
+    "build",
+    "cache_folder",
+    "cached",
+    "exact",
+    "kind_of",
+    "load",
+    "min_edit",
+    "overlap",
+    "prefix",
+]
