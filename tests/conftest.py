@@ -32,9 +32,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run its own Hugging Face caches, so that no test reads or fills those of the user."""
+    """Give the run its own caches, so that no test reads or fills those of the user."""
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers inherit the folder of the process that starts them
         os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="stillhouse-tests-")
+        os.environ["STILLHOUSE_CACHE"] = str(Path(os.environ["HF_HOME"]) / "stillhouse")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -8,6 +8,7 @@ from stillhouse.data.encode import Limits, encode_all
 from stillhouse.data.example import Example, Segment
 from stillhouse.data.pieces import Pieces
 from stillhouse.mistakes import Mistake
+from stillhouse.vocabulary import exact as exact_map
 from tests.alignment.tokenizers import TOKENIZERS
 
 
@@ -23,7 +24,10 @@ def test_every_aligner_has_its_name_and_takes_what_it_asks_for():
             with pytest.raises(ValueError, match="needs entropies"):
                 build(name, *pieces)
             continue
-        align = build(name, *pieces)
+        if name == "dtw_matched":
+            with pytest.raises(ValueError, match="needs a map of tokens"):
+                build(name, *pieces)
+        align = build(name, *pieces, exact_map(pieces[1], pieces[0]).ids)
         spans = aligner.spans
         sides = [
             Side.of(encode_all([example("The capital of Paris")], one, Limits(100, 50), spans=spans)[0][0])

@@ -118,6 +118,24 @@ class DTW:
         return grouped(self.path(student, teacher))
 
 
+class MatchedDTW:
+    """Of DTW the pairs of one token with one that a map of tokens sends to it, as MinED takes them; see `one_to_one`.
+
+    Args:
+        distances: Between the tokens of the two vocabularies.
+        teacher_to_student: [V_t], the student token of each teacher token; negative for none.
+    """
+
+    def __init__(self, distances: EditDistances, teacher_to_student: NDArray[Any]) -> None:
+        self.warped, self.teacher_to_student = DTW(distances), teacher_to_student
+
+    def __call__(self, student: Side, teacher: Side) -> Alignment:
+        """Only what matches is in a group."""
+        found = one_to_one(self.warped.path(student, teacher), student.inputs, teacher.inputs, self.teacher_to_student)
+        at = np.flatnonzero(found >= 0)
+        return Alignment.one_to_one(at, found[at])
+
+
 class EntropyDTW:
     """CDM's alignment: edit distances times the weights of both tokens, which depend on what the models predict.
 

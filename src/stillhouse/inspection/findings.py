@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from stillhouse import alignment
-from stillhouse.alignment import DTW, Alignment, Coverage, EditDistances, Side, one_to_one, texts
+from stillhouse import alignment, vocabulary
+from stillhouse.alignment import Alignment, Coverage, Side
 from stillhouse.data.dataset import EncodedDataset
 from stillhouse.data.encode import Limits, encode_all
 from stillhouse.data.example import Example
@@ -18,7 +18,7 @@ from stillhouse.data.rows import Row as DataRow
 from stillhouse.data.rows import read_rows
 from stillhouse.data.templates import build as build_template
 from stillhouse.data.tokenizer import load_tokenizer, same_vocabulary
-from stillhouse.inspection.reach import Reach, map_of, predicted_tokens, reach_of
+from stillhouse.inspection.reach import Reach, predicted_tokens, reach_of
 from stillhouse.inspection.tokens import Column, Token, columns_alone, columns_of, text_of, tokens_of
 from stillhouse.mistakes import Mistake
 from stillhouse.progress import track
@@ -94,10 +94,10 @@ def look(options: InspectOptions) -> Findings:
         notes.append("dtw compares the tokens that positions read last; shown is what each of them predicts")
     reach = None
     if options.vocabulary is not None:
-        ids = map_of(options.vocabulary, student.tokenizer, teacher.tokenizer)
+        ids = vocabulary.chosen(options.vocabulary, teacher.tokenizer, student.tokenizer).ids
         predicted = predicted_tokens(teacher.encoded)
         reach = reach_of(options.vocabulary["name"], ids, student.pieces, teacher.pieces, predicted)
-    align = _aligner(chosen, student.pieces, teacher.pieces, reach)
+    align = alignment.build(chosen, student.pieces, teacher.pieces, None if reach is None else reach.ids)
     shown_map = reach if options.show_map else None
     rows, coverages = _aligned(student, teacher, align, options.rows, shown_map)
     said += [("notes", notes)] if notes else []
@@ -133,7 +133,7 @@ def _encoded(
     notes: list[str],
 ) -> list[_View]:
     """The views of the examples that have something to learn on every side; what is lost is said in `notes`."""
-    spans = (alignment.ALIGNERS[aligner].spans if aligner in alignment.ALIGNERS else None) or "bytes"
+    spans = alignment.ALIGNERS[aligner].spans or "bytes"
     limits = Limits(options.max_length, options.max_prompt_length, options.cut, options.bos, options.scored)
     sides = list(zip(SIDES, examples, tokenizers, (limits, replace(limits, bos=None)), strict=False))
     found = [encode_all(kept, whose, its, f"encoding for the {side}", spans) for side, kept, whose, its in sides]
@@ -160,20 +160,6 @@ def _rows(options: InspectOptions) -> list[DataRow]:
     # As messages, a text may have an empty prompt in every template.
     turns = (("user", options.prompt), ("assistant", options.text))
     return [DataRow({"messages": [{"role": role, "content": content} for role, content in turns]}, "text")]
-
-
-def _aligner(name: str, student: Pieces, teacher: Pieces, reach: Reach | None) -> Align:
-    if name != "dtw_matched":
-        return alignment.build(name, student, teacher)
-    assert reach is not None, "the options were checked"
-    ids, warped = reach.ids, DTW(EditDistances(texts(student, "bare"), texts(teacher, "bare")))
-
-    def matched(ours: Side, theirs: Side) -> Alignment:
-        found = one_to_one(warped.path(ours, theirs), ours.inputs, theirs.inputs, ids)
-        at = np.flatnonzero(found >= 0)
-        return Alignment.one_to_one(at, found[at])
-
-    return matched
 
 
 def _aligned(

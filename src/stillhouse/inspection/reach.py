@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
-from stillhouse import vocabulary
 from stillhouse.data.dataset import EncodedDataset
 from stillhouse.data.pieces import Pieces
 from stillhouse.inspection.tokens import text_of
@@ -31,28 +28,6 @@ class Reach:
     name: str
     ids: NDArray[np.int32]
     lines: list[str]
-
-
-def map_of(
-    chosen: dict[str, Any], student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
-) -> NDArray[np.int32]:
-    """The student token of every teacher token [V_t], -1 for none, of a recipe's `vocabulary`.
-
-    Raises:
-        Mistake: a file is no map of these tokenizers.
-    """
-    if chosen["name"] == "overlap":
-        pieces = Pieces.of(student), Pieces.of(teacher)
-        theirs, ours = vocabulary.overlap(pieces[1], pieces[0])
-        ids = np.full(len(pieces[1]), NONE, np.int32)
-        ids[theirs] = ours
-        return ids
-    if chosen["name"] == "file":
-        zero_is_none = chosen["zero_is_none"]
-        return vocabulary.load(chosen["path"], teacher, student, zero_is_none=zero_is_none).ids
-    kind = chosen["static"] if chosen["name"] == "cdm" else chosen["name"]
-    ignoring = chosen.get("ignore_space", chosen["name"] == "cdm" and kind == "exact")
-    return vocabulary.cached(kind, teacher, student, ignore_space=bool(ignoring)).ids
 
 
 def reach_of(

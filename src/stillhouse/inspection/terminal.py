@@ -35,14 +35,17 @@ def print_findings(findings: Findings, console: Console) -> None:
 
 
 def row_lines(row: Row, names: tuple[str, ...], width: int) -> Iterator[Text]:
-    """The lines of a row, in blocks of one line a side that are `width` cells wide, with a blank line between two."""
+    """The lines of a row, in blocks of one line a side, with a blank line between two.
+
+    They are at most `width` cells wide, but for a token that alone is wider.
+    """
     label = max(map(len, names)) + 2
     room = max(width - label, LEAST_WIDTH)
     for number, block in enumerate(_blocks(row.columns, room)):
         if number:
             yield Text()
         for side, name in enumerate(names):
-            line = Text(f"{name:{label}}", "bold")
+            line = Text().append(f"{name:{label}}", "bold")
             for column, closed in block:
                 line.append_text(_cell(column.lines[side], _width(column), column.group))
                 line.append(_BETWEEN if closed else "  ", "dim")

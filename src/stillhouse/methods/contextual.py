@@ -87,7 +87,9 @@ class ContextualVocabulary:
         threshold = float(settings["threshold"])
         ours, theirs = _filled(ours, pair.student_vocabulary), _filled(theirs, pair.teacher_vocabulary)
         ends = pair.ends
-        self.to_student = ContextualMap.of(theirs, ours, forward, threshold, ends=(ends[1], ends[0]), protect_digits=digits)
+        self.to_student = ContextualMap.of(
+            theirs, ours, forward, threshold, ends=(ends[1], ends[0]), protect_digits=digits
+        )
         self.to_teacher = ContextualMap.of(ours, theirs, inverse, threshold, ends=ends, protect_digits=digits)
         if official:
             self.to_student, self.to_teacher = (

@@ -6,7 +6,9 @@ one collator each, and the `Pairing` of their predictions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,46 +29,62 @@ class PairedDataset(EncodedDataset):
 
     Args:
         student: encodings of the examples.
-        teacher: the teacher's encodings of the same list of examples; either side may lack some.
-        align: None where the alignment is found in training.
-
-    Attributes:
-        teacher: the teacher's encodings, item by item those of the student's.
-        coverage: how much is aligned.
-        unpaired: where the examples come from that one side alone has, which are left out.
+        teacher: the teacher's of the same examples.
+        alignments: of those; None where they are found in training.
+        said: what there is to say of how they came about, for the log.
     """
 
-    def __init__(self, student: EncodedDataset, teacher: EncodedDataset, align: Align | None) -> None:
+    def __init__(
+        self, student: EncodedDataset, teacher: EncodedDataset, alignments: Alignments | None, said: Sequence[str] = ()
+    ) -> None:
+        parts = (student.input_ids, student.scored, student.offsets, student.samples, student.origins, student.ends)
+        super().__init__(*parts)
+        self.teacher, self.alignments, self.said = teacher, alignments, tuple(said)
+
+    @classmethod
+    def of(cls, student: EncodedDataset, teacher: EncodedDataset, align: Align | None, name: str) -> PairedDataset:
+        """Pair the encodings of the same list of examples, of which either side may lack some, and align them.
+
+        Args:
+            align: called by several threads at once; None where the alignment is found in training.
+            name: of the aligner, for the log.
+        """
         shared = np.intersect1d(student.samples, teacher.samples)
-        known = {int(sample) for sample in shared}
-        both = zip((*student.samples, *teacher.samples), (*student.origins, *teacher.origins), strict=True)
-        self.unpaired = sorted({origin for sample, origin in both if int(sample) not in known})
-        ours, self.teacher = (side.taken(np.isin(side.samples, shared)) for side in (student, teacher))
-        super().__init__(ours.input_ids, ours.scored, ours.offsets, ours.samples, ours.origins, ours.ends)
-        self.coverage = Coverage()
-        found: list[Alignment] = []
-        for index in track(range(len(self) if align is not None else 0), "aligning"):
-            sides = Side.of(super().__getitem__(index)), Side.of(self.teacher[index])
-            assert align is not None
-            found.append(align(*sides))
-            self.coverage.add(found[-1], *sides)
-        self._alignments = _Flat.of(found) if align is not None else None
+        lost = sorted({*student.origins, *teacher.origins} - {
+            origin for sample, origin in zip(student.samples, student.origins, strict=True) if sample in shared
+        })  # fmt: skip
+        said = [f"teacher: {len(lost)} examples are cut away on one side and left out: {lost[0]}"] if lost else []
+        ours, theirs = (side.taken(np.isin(side.samples, shared)) for side in (student, teacher))
+        if align is None:
+            return cls(ours, theirs, None, said)
+        coverage, found = Coverage(), []
+
+        def aligned(index: int) -> tuple[Side, Side, Alignment]:
+            sides = Side.of(ours[index]), Side.of(theirs[index])
+            return *sides, align(*sides)
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # the work is in compiled code, without Python's lock
+            for side, other, alignment in track(threads.map(aligned, range(len(ours))), "aligning", total=len(ours)):
+                found.append(alignment)
+                coverage.add(alignment, side, other)
+        said += [f"{name}: {line}" for line in coverage.lines()]
+        return cls(ours, theirs, Alignments.of(found), said)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Item `index` as the student has it, and "teacher", its item, and "alignment", theirs, where there is one."""
         item = {**super().__getitem__(index), "teacher": self.teacher[index]}
-        return item if self._alignments is None else {**item, "alignment": self._alignments[index % len(self)]}
+        return item if self.alignments is None else {**item, "alignment": self.alignments[index % len(self)]}
 
 
 @dataclass(frozen=True)
-class _Flat:
+class Alignments:
     """Many alignments in flat arrays: a million of Python objects would cost more than their numbers."""
 
     parts: tuple[NDArray[np.int32], ...]  # the four arrays of an Alignment, example by example
     offsets: tuple[NDArray[np.int64], ...]  # [examples + 1] of each
 
     @classmethod
-    def of(cls, alignments: Sequence[Alignment]) -> _Flat:
+    def of(cls, alignments: Sequence[Alignment]) -> Alignments:
         names = ("student_index", "student_bounds", "teacher_index", "teacher_bounds")
         columns = [[getattr(one, name) for one in alignments] for name in names]
         return cls(
@@ -88,7 +106,8 @@ class PairedCollator:
     """
 
     def __init__(self, student: Collate, teacher: Collate, merge: Merge) -> None:
-        self.student, self.teacher, self.merge = student, teacher, merge
+        self.student, self.teacher = student, teacher
+        self.merge: Merge = merge
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The student's batch, with "teacher", the teacher's, and "pairing", a `Pairing` as a dictionary."""

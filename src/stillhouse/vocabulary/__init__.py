@@ -1,6 +1,6 @@
 """Which student tokens correspond to which teacher tokens, where the two have unlike vocabularies."""
 
-from stillhouse.vocabulary.build import KINDS, build, cache_folder, cached, kind_of
+from stillhouse.vocabulary.build import KINDS, build, cache_folder, cached, chosen, kind_of
 from stillhouse.vocabulary.matching import exact, overlap, prefix
 from stillhouse.vocabulary.min_edit import min_edit
 from stillhouse.vocabulary.vocabulary_map import Coverage, VocabularyMap, about_of, load
@@ -13,6 +13,7 @@ __all__ = [
     "build",
     "cache_folder",
     "cached",
+    "chosen",
     "exact",
     "kind_of",
     "load",

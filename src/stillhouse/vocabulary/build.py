@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.data.pieces import Pieces, fingerprint
 from stillhouse.mistakes import Mistake, unknown_name
 from stillhouse.store import Absent
-from stillhouse.vocabulary.matching import Matches, exact, prefix
+from stillhouse.vocabulary.matching import NONE, Matches, exact, overlap, prefix
 from stillhouse.vocabulary.min_edit import min_edit
-from stillhouse.vocabulary.vocabulary_map import VocabularyMap, read, size_of
+from stillhouse.vocabulary.vocabulary_map import VocabularyMap, load, read, size_of
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +95,29 @@ def cached(
     except Mistake as mistake:
         logger.warning("%s; the map is not kept for the next run", mistake)
     return made
+
+
+def chosen(
+    settings: Mapping[str, Any], teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
+) -> VocabularyMap:
+    """The map that a recipe's `vocabulary` names, with the settings of the catalogue: "overlap" as a map, too.
+
+    Raises:
+        Mistake: a file that is no map of these tokenizers.
+    """
+    name = settings["name"]
+    if name == "overlap":
+        pieces = Pieces.of(teacher), Pieces.of(student)
+        ids = np.full(len(pieces[0]), NONE, dtype=np.int32)
+        theirs, ours = overlap(*pieces)
+        ids[theirs] = ours
+        return VocabularyMap(ids, len(pieces[1]), "overlap")
+    if name == "file":
+        return load(settings["path"], teacher, student, zero_is_none=settings["zero_is_none"])
+    kind = settings["static"] if name == "cdm" else name
+    # CDM's own exact map does not look at blanks.
+    ignoring = settings.get("ignore_space", name == "cdm" and kind == "exact")
+    return cached(kind, teacher, student, ignore_space=bool(ignoring))
 
 
 def cache_folder() -> Path:
