@@ -5,21 +5,20 @@ from rich.console import Console
 
 from stillhouse import store
 from stillhouse.demo.findings import findings, print_table, read_sections, write_report
-from stillhouse.demo.plan import METHODS, SETUPS, Layout, Scale
+from stillhouse.demo.plan import LABELS, SETUPS, TEACHERS, Layout, Scale, cells
 from tests.report.runs import write_run
 
-CLEAR = {"sft": 40.0, "seqkd": 65.0, "forward_kl": 70.0, "todi": 60.0}
+CLEAR = {"sft": 40.0, "seqkd": 65.0, "forward_kl": 70.0, "todi": 60.0, "overlap": 50.0, "cdm": 45.0}
 
 
 def _layout(root, scores, *, teacher=95.0, step=2.0):
     """A demo whose runs have `scores`, `step` apart over three seeds."""
     layout = Layout(root)
-    write_run(layout.teacher_run, exact_match=teacher)
-    for setup in SETUPS:
-        for method, score in scores.items():
-            for seed in (1, 2, 3):
-                folder = layout.run(setup, method, seed)
-                write_run(folder, method=method, seed=seed, exact_match=score + step * (seed - 2))
+    for name in TEACHERS:
+        write_run(layout.teacher_run(name), exact_match=teacher)
+    for setup, method, seed in cells(3):
+        folder = layout.run(setup, method, seed)
+        write_run(folder, method=method, seed=seed, exact_match=scores[method] + step * (seed - 2))
     return layout
 
 
@@ -61,6 +60,19 @@ def test_the_order_of_methods_is_the_numbers_own(tmp_path):
     assert said[1].startswith("ToDi against SFT") and "ToDi against Forward KL" in " ".join(said)
 
 
+def test_a_setup_speaks_of_its_own_teacher_and_methods_alone(tmp_path):
+    layout = _layout(tmp_path, {**CLEAR, "todi": 99.0})
+    write_run(layout.teacher_run("unigram-teacher"), exact_match=66.0)
+    third = read_sections(layout, Scale(), 3)[2]
+    said = findings(third)
+    assert [group.label for group in third.groups] == ["Teacher", "SFT", "SeqKD", "Overlap KL", "CDM"]
+    assert not any("ToDi" in sentence or "Forward KL" in sentence for sentence in said)
+    assert "CDM against SFT: +5.0 points" in " ".join(said)
+    assert said[-2].startswith("Teacher against SeqKD: +1.0 points")
+    assert "SeqKD, which never sees a logit, has +25.0 of the +25.0 points" in said[-1] and "100%" in said[-1]
+    assert "a Unigram vocabulary of 460" in third.note
+
+
 def test_the_table_and_the_page_show_every_number(tmp_path):
     layout = _layout(tmp_path, CLEAR)
     sections = read_sections(layout, Scale(), 3)
@@ -68,8 +80,10 @@ def test_the_table_and_the_page_show_every_number(tmp_path):
     print_table(sections, console)
     table, page = console.export_text(), store.read_text(write_report(layout, Scale(), sections, 3))
     for text in (table, page):
-        assert all(label in text for label in ("Teacher", *METHODS.values(), *(setup.title for setup in SETUPS)))
-        assert all(number in text for number in ("95.0", "40.0 ± 2.0", "65.0 ± 2.0", "70.0 ± 2.0", "80.0 ± 2.0"))
+        assert all(label in text for label in ("Teacher", *LABELS.values(), *(setup.title for setup in SETUPS)))
+        assert all(
+            number in text for number in ("95.0", "40.0 ± 2.0", "65.0 ± 2.0", "70.0 ± 2.0", "80.0 ± 2.0", "50.0 ± 2.0")
+        )
         assert "Forward KL against SFT: +30.0 points" in text.replace("\n", " ").replace("    ", " ")
     assert "300 correct labels" in page and "3,000 prompts" in page and "30% of them wrong" in page
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")

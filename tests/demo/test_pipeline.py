@@ -8,7 +8,7 @@ from stillhouse.recipe import DemoOptions
 
 TINY = Scale(
     teacher_rows=600, teacher_steps=30, labelled=40, unlabelled=80, noisy=60, held_out=20, development=10,
-    student_steps=6, vocabulary=500,
+    student_steps=6, vocabulary=500, unigram=300,
 )  # fmt: skip
 
 
@@ -26,6 +26,6 @@ def test_the_whole_story_runs_and_runs_again(tmp_path, capfd):
         report = run(options, TINY)
         page, shown = store.read_text(report), capfd.readouterr()
         assert report == tmp_path / "demo" / "report.html" and "<svg" in page
-        assert "Forward KL" in shown.out and "exact match" in shown.out
-        assert len(list((tmp_path / "demo").glob("*/student/*/seed1/last/model.safetensors"))) == 8
-        assert len(list((tmp_path / "demo").glob("*/student/*/seed1/evaluation/scores.json"))) == 8
+        assert all(name in shown.out for name in ("Forward KL", "CDM", "Overlap KL", "exact match"))
+        assert len(list((tmp_path / "demo").glob("*/student/*/seed1/last/model.safetensors"))) == 11
+        assert len(list((tmp_path / "demo").glob("*/student/*/seed1/evaluation/scores.json"))) == 11

@@ -5,10 +5,22 @@ import pytest
 import yaml
 
 from stillhouse import store
-from stillhouse.demo.plan import METHODS, SETUPS, Layout, Scale, cells, tasks, write_data, write_recipes
+from stillhouse.demo.plan import (
+    SETUPS,
+    TEACHERS,
+    UNIGRAM_TEACHER,
+    Layout,
+    Scale,
+    cells,
+    tasks,
+    write_data,
+    write_recipes,
+)
 from stillhouse.recipe import check, parse
 
-SMALL = Scale(teacher_rows=500, labelled=200, unlabelled=400, noisy=40, held_out=30, development=10, vocabulary=400)
+SMALL = Scale(
+    teacher_rows=500, labelled=200, unlabelled=400, noisy=40, held_out=30, development=10, vocabulary=400, unigram=300
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +62,9 @@ def test_the_same_data_comes_out_each_time(layout, tmp_path):
     write_data(again, SMALL)
     for name in ("teacher", "noisy", "held-out"):
         assert layout.data(name).read_bytes() == again.data(name).read_bytes()
-    assert (layout.model("student") / "tokenizer.json").read_bytes() == (
-        again.model("student") / "tokenizer.json"
-    ).read_bytes()
+    for name in ("student", *TEACHERS):
+        made, repeated = (one.model(name) / "tokenizer.json" for one in (layout, again))
+        assert made.read_bytes() == repeated.read_bytes()
 
 
 def test_every_recipe_is_one_that_the_command_takes(layout):
@@ -62,42 +74,70 @@ def test_every_recipe_is_one_that_the_command_takes(layout):
         assert recipe.folder == layout.run(setup, method, seed)
         assert recipe.method["name"] == method and recipe.seed == seed
         assert recipe.data.train == str(layout.data(setup.train[method]))
-    teacher = parse("sft", [str(layout.recipe("teacher"))])
-    check(teacher)
-    assert teacher.folder == layout.teacher_run
+        assert recipe.teacher is None or recipe.teacher.model == str(layout.teacher(setup.teacher))
+    for name in TEACHERS:
+        teacher = parse("sft", [str(layout.recipe(name))])
+        check(teacher)
+        assert teacher.folder == layout.teacher_run(name)
 
 
 def test_methods_of_a_setup_differ_in_nothing_but_method_text_and_teacher(layout):
     for setup in SETUPS:
-        recipes = [yaml.safe_load(layout.recipe(setup.name, method, "seed1").read_text()) for method in METHODS]
+        recipes = [
+            yaml.safe_load(layout.recipe(setup.name, method, "seed1").read_text())
+            for method in setup.train
+            if method not in setup.shared
+        ]
         for recipe in recipes:
             del recipe["method"], recipe["data"]["train"]
             recipe.pop("teacher", None)
+            recipe.pop("alignment", None)  # a part of the method, for two tokenizers
         assert all(recipe == recipes[0] for recipe in recipes)
 
 
 def test_a_task_needs_what_its_command_lines_read(layout):
     planned = {task.name: task for task in tasks(layout, 2)}
-    assert len(planned) == 3 + 2 * len(SETUPS) * len(METHODS)
-    reads = {
-        "teacher": str(layout.teacher),
-        "labelled-answered": "labelled-answered.jsonl",
-        "noisy-answered": "noisy-answered.jsonl",
+    answers = {
+        "labelled-answered": "teacher",
+        "noisy-answered": "teacher",
+        "labelled-unigram-answered": UNIGRAM_TEACHER,
     }
-    for task in list(planned.values())[3:]:
+    assert len(planned) == len(TEACHERS) + len(answers) + 2 * sum(len(s.train) - len(s.shared) for s in SETUPS)
+    reads = {name: str(layout.teacher(name)) for name in TEACHERS}
+    reads |= {name: str(layout.data(name)) for name in answers}
+    for task in list(planned.values())[len(reads) :]:
         recipe = store.read_text(Path(task.commands[0][1]))
         assert set(task.needs) == {name for name, sign in reads.items() if sign in recipe}
-    for name in reads:
-        needs = planned[name].needs
-        assert needs == (() if name == "teacher" else ("teacher",))
+    for name in TEACHERS:
+        assert planned[name].needs == ()
+    for name, teacher in answers.items():
+        assert planned[name].needs == (teacher,) and f"--model={layout.teacher(teacher)}" in planned[name].commands[0]
 
 
-def test_joined_answers_are_the_labels_and_then_what_the_teacher_wrote(layout):
-    rows = [{"instruction": "q", "input": "", "output": "a"}]
-    store.write_jsonl(layout.data("unlabelled-answered"), rows)
-    (joining,) = [task.after for task in tasks(layout, 1) if task.after is not None]
+def test_runs_that_two_setups_share_are_trained_once(layout):
+    first, other = SETUPS[0], SETUPS[2]
+    assert layout.run(other, "sft", 1) == layout.run(first, "sft", 1)
+    assert first.train["sft"] == other.train["sft"] and "sft" not in other.settings
+    folders = [layout.run(setup, method, seed) for setup, method, seed in cells(2)]
+    assert len(set(folders)) == len(folders)
+
+
+def test_a_setup_learns_the_answers_of_its_own_teacher(layout):
+    planned = {task.name: task for task in tasks(layout, 1)}
+    for setup in SETUPS:
+        for data in set(setup.train.values()) & planned.keys():
+            assert planned[data].needs == (setup.teacher,)
+
+
+@pytest.mark.parametrize("whose", ["", "unigram-"])
+def test_joined_answers_are_the_labels_and_then_what_the_teacher_wrote(layout, whose):
+    rows = [{"instruction": "q", "input": "", "output": f"{whose}a"}]
+    store.write_jsonl(layout.data(f"unlabelled-{whose}answered"), rows)
+    joining = {task.name: task.after for task in tasks(layout, 1)}[f"labelled-{whose}answered"]
+    assert joining is not None
     joining()
-    assert store.read_jsonl(layout.data("labelled-answered")) == store.read_jsonl(layout.data("labelled")) + rows
+    joined = store.read_jsonl(layout.data(f"labelled-{whose}answered"))
+    assert joined == store.read_jsonl(layout.data("labelled")) + rows
 
 
 def test_the_share_of_wrong_labels_is_the_scales(tmp_path):

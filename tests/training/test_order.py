@@ -121,10 +121,12 @@ def test_a_resume_at_any_step_is_fed_what_comes_next(
 
 def test_so_is_each_of_two_processes(world: Path, tmp_path: Path) -> None:
     cases = list(product(WORKERS, PACKING, GROUPING))
+    # Written before the processes begin: one must not read what the other is writing.
+    recipes = [of(world, tmp_path / "-".join(map(str, case)), *case, 2) for case in cases]
 
     def all_of_them() -> list[dict[int, Fed]]:
         torch.rand(3)
-        return [orders(of(world, tmp_path / "-".join(map(str, case)), *case, 2)) for case in cases]
+        return [orders(made) for made in recipes]
 
     for case, one, other in zip(cases, *on_ranks(all_of_them, daemon=False), strict=True):
         firsts = [[ids for _, ids in fed] for fed in (one[0], other[0])]

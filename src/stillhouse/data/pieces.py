@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -64,18 +65,8 @@ class Pieces:
         Raises:
             Mistake: the tokenizer is not a fast one.
         """
-        parts = _parts(tokenizer)
-        special = _special(tokenizer, parts)
-        added = frozenset(token["id"] for token in parts["added_tokens"] if token["id"] not in special)
-        kind, marker = _kind(parts)
-        vocabulary = tokenizer.get_vocab()
-        raw = [""] * (max(vocabulary.values(), default=-1) + 1)
-        for token, index in vocabulary.items():
-            raw[index] = token
-        read = _Reader(parts, kind, marker)
-        content = [b"" if i in special else read.added(t) if i in added else read.token(t) for i, t in enumerate(raw)]
-        front = b"".join(content[index] for index in ids_of(tokenizer, "a"))
-        return cls(tuple(raw), tuple(content), special, kind, marker, added, front.startswith(b" "))
+        special = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id)
+        return _read(tokenizer, (len(tokenizer), *special))
 
     def __len__(self) -> int:
         """V."""
@@ -89,6 +80,23 @@ class Pieces:
     def roles(self) -> dict[str, int]:
         """The id that plays each role, other special tokens left out."""
         return {role: index for index, role in self.special.items() if role != "other"}
+
+
+@lru_cache(maxsize=8)
+def _read(tokenizer: PreTrainedTokenizerBase, known: tuple[Any, ...]) -> Pieces:
+    """`Pieces.of`, which takes a second for a large vocabulary; `known` is what of a tokenizer may change later."""
+    parts = _parts(tokenizer)
+    special = _special(tokenizer, parts)
+    added = frozenset(token["id"] for token in parts["added_tokens"] if token["id"] not in special)
+    kind, marker = _kind(parts)
+    vocabulary = tokenizer.get_vocab()
+    raw = [""] * (max(vocabulary.values(), default=-1) + 1)
+    for token, index in vocabulary.items():
+        raw[index] = token
+    read = _Reader(parts, kind, marker)
+    content = [b"" if i in special else read.added(t) if i in added else read.token(t) for i, t in enumerate(raw)]
+    front = b"".join(content[index] for index in ids_of(tokenizer, "a"))
+    return Pieces(tuple(raw), tuple(content), special, kind, marker, added, front.startswith(b" "))
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

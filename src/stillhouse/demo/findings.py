@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from stillhouse import report, store
-from stillhouse.demo.plan import HELD_OUT, METHODS, SETUPS, Layout, Scale, Setup
+from stillhouse.demo.plan import HELD_OUT, LABELS, SETUPS, Layout, Scale, Setup
 from stillhouse.report import Group, Run, Section, Spread
 
 METRIC = "exact_match"
@@ -21,10 +21,10 @@ SCORES_LABEL = f"exact match on {HELD_OUT} prompts, %"
 
 def read_sections(layout: Layout, scale: Scale, seeds: int) -> list[Section]:
     """One section for each set-up: the teacher, then the students by method."""
-    teacher = Group("Teacher", (report.read_run(layout.teacher_run),))
     sections = []
     for setup in SETUPS:
-        students = (Group(METHODS[method], _runs(layout, setup, method, seeds)) for method in METHODS)
+        teacher = Group("Teacher", (report.read_run(layout.teacher_run(setup.teacher)),))
+        students = (Group(LABELS[method], _runs(layout, setup, method, seeds)) for method in setup.train)
         sections.append(Section(setup.title, setup.note.format(**asdict(scale)), (teacher, *students)))
     return sections
 
@@ -32,10 +32,10 @@ def read_sections(layout: Layout, scale: Scale, seeds: int) -> list[Section]:
 def findings(section: Section) -> list[str]:
     """What may be said of a set-up: differences, each with whether it is larger than the spread."""
     scores = {group.label: _score(group) for group in section.groups}
-    students = [METHODS[name] for name in METHODS if name != "sft"]
+    students = [label for label in scores if label not in ("Teacher", LABELS["sft"])]
     distilled = sorted(students, key=lambda name: -scores[name].mean)
-    said = [_order(scores["Teacher"], [scores[name] for name in distilled], scores[METHODS["sft"]])]
-    pairs = [(name, METHODS["sft"]) for name in distilled] + list(pairwise(distilled)) + [("Teacher", distilled[0])]
+    said = [_order(scores["Teacher"], [scores[name] for name in distilled], scores[LABELS["sft"]])]
+    pairs = [(name, LABELS["sft"]) for name in distilled] + list(pairwise(distilled)) + [("Teacher", distilled[0])]
     said += [_against(higher, scores[higher], lower, scores[lower]) for higher, lower in pairs]
     return [*said, _made_of(scores, distilled[0])]
 
@@ -64,14 +64,14 @@ def write_report(layout: Layout, scale: Scale, sections: Sequence[Section], seed
     blocks = [report.paragraphs(*_lead(scale, seeds))]
     picture = report.score_picture(sections, HELD_OUT, METRIC, SCORES_LABEL)
     caption = "A dot is a run, a stroke the mean over the seeds, a bar one standard deviation to either side."
-    blocks.append(report.figure_block(report.svg(picture, "Exact match by method in both set-ups"), caption))
+    blocks.append(report.figure_block(report.svg(picture, "Exact match by method in every set-up"), caption))
     for section in sections:
         own, *rest = report.section_blocks(section)
         blocks += [own, report.bullet_list(findings(section)), *rest]
     path = layout.root / "report.html"
     store.write_text(path, report.page("Stillhouse: ten small skills, distilled", blocks))
     report.write_png(report.score_picture(sections, HELD_OUT, METRIC, SCORES_LABEL), layout.root / "scores.png")
-    curves = report.learning_curves(sections[-1], [q for q in report.QUANTITIES if q.key in CURVES])
+    curves = report.learning_curves(sections[1], [q for q in report.QUANTITIES if q.key in CURVES])
     if curves is not None:
         report.write_png(curves, layout.root / "curves.png")
     return path
@@ -109,7 +109,7 @@ def _against(name: str, one: Spread, rival: str, other: Spread) -> str:
 
 
 def _made_of(scores: dict[str, Spread], best: str) -> str:
-    sft, text = scores[METHODS["sft"]].mean, scores[METHODS["seqkd"]].mean
+    sft, text = scores[LABELS["sft"]].mean, scores[LABELS["seqkd"]].mean
     gain = scores[best].mean - sft
     if gain <= 0:
         return "No distilled student gains anything over SFT here."
@@ -121,11 +121,11 @@ def _made_of(scores: dict[str, Spread], best: str) -> str:
 
 def _lead(scale: Scale, seeds: int) -> Iterable[str]:
     yield (
-        f"A teacher learns ten small skills from {scale.teacher_rows:,} generated rows; students a third of its size "
+        f"Teachers learn ten small skills from {scale.teacher_rows:,} generated rows; students a third of their size "
         f"have far less to learn from. Every student was trained with {seeds} seeds, which set its first weights and "
-        "the order of its data; within a seed all methods start from the same weights. The teacher, the data and the "
-        "tokenizer are the same throughout, so the spread is that of the students' training alone. Small sets are "
-        "repeated within an epoch, so that all curves have their points at like steps."
+        "the order of its data; within a seed all methods start from the same weights. The data, the two teachers and "
+        "the tokenizers are the same for all seeds, so the spread is that of the students' training alone. Small sets "
+        "are repeated within an epoch, so that all curves have their points at like steps."
     )
     yield (
         f"Scores are taken on {scale.held_out} prompts that no model has seen as strings, though the facts that they "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 
 from stillhouse import store
 from stillhouse.demo import skills
-from stillhouse.demo.vocabulary import LONGEST, Size, train_tokenizer, write_model_folder
+from stillhouse.demo.vocabulary import LONGEST, Size, train_tokenizer, train_unigram, write_model_folder
 from stillhouse.demo.workers import Task
 
 Row = dict[str, str]
@@ -20,6 +21,7 @@ Row = dict[str, str]
 TEACHER_SIZE = Size(hidden=96, layers=2, intermediate=192)
 STUDENT_SIZE = Size(hidden=64, layers=1, intermediate=128)
 HELD_OUT = "held-out"
+TEACHER, UNIGRAM_TEACHER = TEACHERS = ("teacher", "unigram-teacher")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Scale:
     development: int = 100
     student_steps: int = 400
     vocabulary: int = 700
+    unigram: int = 460
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,15 @@ class Setup:
     title: str
     note: str
     train: dict[str, str]  # method -> data file
-    settings: dict[str, dict[str, float]]  # method -> settings
+    settings: dict[str, dict[str, float]]  # method -> settings, of those that ask the teacher for logits
+    teacher: str = TEACHER
+    shared: dict[str, str] = field(default_factory=dict)  # method -> set-up whose runs these are
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)  # method -> further sections of its recipe
 
 
-METHODS = {"sft": "SFT", "seqkd": "SeqKD", "forward_kl": "Forward KL", "todi": "ToDi"}
+LABELS = {
+    "sft": "SFT", "seqkd": "SeqKD", "forward_kl": "Forward KL", "todi": "ToDi", "overlap": "Overlap KL", "cdm": "CDM",
+}  # fmt: skip
 
 SETUPS = (
     Setup(
@@ -68,6 +76,21 @@ SETUPS = (
         {"sft": "noisy", "seqkd": "noisy-answered", "forward_kl": "noisy", "todi": "noisy"},
         {"forward_kl": {"temperature": 1.0, "kd_weight": 1.0}, "todi": {"temperature": 1.0, "kd_weight": 0.5}},
     ),
+    Setup(
+        "other-tokenizer",
+        "A teacher with another tokenizer",
+        "As the first, with a second teacher: as large and taught the same, but it reads and predicts the tokens of a "
+        "Unigram vocabulary of {unigram}. SFT's runs are those of the first set-up. SeqKD sees the second teacher's "
+        "text alone; overlap KL also its logits of the tokens that both vocabularies have, where both predict the same "
+        "text; CDM, in the same rows, also those of tokens that it matches in their context. With its own alignment, "
+        "which pairs tokens by their edit distance, CDM stayed below SFT in a trial (10% with one seed): vocabularies "
+        "this small split words so unlike that many of its pairs stand after different text.",
+        {"sft": "labelled-repeated", **dict.fromkeys(("seqkd", "overlap", "cdm"), "labelled-unigram-answered")},
+        {"overlap": {"temperature": 1.0, "kd_weight": 0.5}, "cdm": {"temperature": 1.0, "kd_weight": 0.5}},
+        teacher=UNIGRAM_TEACHER,
+        shared={"sft": "teacher-answers"},
+        sections={"cdm": {"alignment": {"name": "exact"}}},
+    ),
 )
 
 
@@ -82,26 +105,24 @@ class Layout:
         return self.root / "data" / f"{name}.jsonl"
 
     def model(self, side: str) -> Path:
-        """The folder that the teacher or the student is born from."""
+        """The folder that a teacher or the student is born from."""
         return self.root / "models" / side
 
     def recipe(self, *names: str) -> Path:
         """A recipe."""
         return self.root / "recipes" / f"{'-'.join(names)}.yaml"
 
-    @property
-    def teacher_run(self) -> Path:
-        """The run of the teacher's fine-tuning."""
-        return self.root / "teacher" / "sft" / "teacher"
+    def teacher_run(self, teacher: str) -> Path:
+        """The run of a teacher's fine-tuning."""
+        return self.root / teacher / "sft" / "teacher"
 
-    @property
-    def teacher(self) -> Path:
-        """The trained teacher."""
-        return self.teacher_run / "last"
+    def teacher(self, teacher: str) -> Path:
+        """A trained teacher."""
+        return self.teacher_run(teacher) / "last"
 
     def run(self, setup: Setup, method: str, seed: int) -> Path:
         """A student's run."""
-        return self.root / setup.name / "student" / method / f"seed{seed}"
+        return self.root / setup.shared.get(method, setup.name) / "student" / method / f"seed{seed}"
 
 
 def write_data(layout: Layout, scale: Scale) -> None:
@@ -123,45 +144,57 @@ def write_data(layout: Layout, scale: Scale) -> None:
     store.write_jsonl(layout.data("noisy"), noisy * max(1, scale.unlabelled // scale.noisy))
     store.write_jsonl(layout.data(HELD_OUT), held_out[: scale.held_out])
     store.write_jsonl(layout.data("development"), held_out[scale.held_out :])
-    texts = (f"### Instruction:\n{row['instruction']}\n\n### Response:\n{row['output']}" for row in teacher[:5_000])
-    tokenizer = train_tokenizer(texts, scale.vocabulary)
-    write_model_folder(layout.model("teacher"), tokenizer, TEACHER_SIZE)
+    # A response is tokenised apart from its prompt, so no piece may reach from one into the other.
+    prompts = [f"### Instruction:\n{row['instruction']}\n\n### Response:\n" for row in teacher[:5_000]]
+    responses = [row["output"] for row in teacher[:5_000]]
+    tokenizer = train_tokenizer(map("".join, zip(prompts, responses, strict=True)), scale.vocabulary)
+    unigram = train_unigram([*prompts, *responses], scale.unigram)
+    write_model_folder(layout.model(TEACHER), tokenizer, TEACHER_SIZE)
+    write_model_folder(layout.model(UNIGRAM_TEACHER), unigram, TEACHER_SIZE)
     write_model_folder(layout.model("student"), tokenizer, STUDENT_SIZE)
 
 
 def write_recipes(layout: Layout, scale: Scale, seeds: int) -> None:
     """Every recipe of the demo: a user could run each of them alone."""
-    teacher = _recipe(layout, "teacher", "teacher", {"name": "sft"}, 1, scale.teacher_steps, 64, 4e-3)
-    _write(layout.recipe("teacher"), {**teacher, "name": "teacher", "output": str(layout.root)})
+    for name in TEACHERS:
+        recipe = _recipe(layout, name, "teacher", {"name": "sft"}, 1, scale.teacher_steps, 64, 4e-3)
+        _write(layout.recipe(name), {**recipe, "name": "teacher", "output": str(layout.root)})
     for setup, method, seed in cells(seeds):
         settings = {"name": method, **setup.settings.get(method, {})}
         recipe = _recipe(layout, "student", setup.train[method], settings, seed, scale.student_steps, 32, 8e-3)
-        teacher = {"teacher": {"model": str(layout.teacher)}} if needs_teacher(setup, method) else {}
-        recipe = {**recipe, **teacher, "name": f"seed{seed}", "output": str(layout.root / setup.name)}
+        teacher = {"teacher": {"model": str(layout.teacher(setup.teacher))}} if needs_teacher(setup, method) else {}
+        recipe = {**recipe, **teacher, **setup.sections.get(method, {}), "name": f"seed{seed}"}
+        recipe["output"] = str(layout.root / setup.name)
         _write(layout.recipe(setup.name, method, f"seed{seed}"), recipe)
 
 
 def tasks(layout: Layout, seeds: int) -> list[Task]:
     """The demo's command lines; students that need no teacher learn beside it."""
-    evaluated = _evaluate(layout, layout.teacher_run)
     planned = [
-        Task("teacher", (("sft", str(layout.recipe("teacher"))), evaluated)),
-        Task("labelled-answered", (_answer(layout, "unlabelled"),), ("teacher",), lambda: _join_answers(layout)),
-        Task("noisy-answered", (_answer(layout, "noisy"),), ("teacher",)),
+        Task(name, (("sft", str(layout.recipe(name))), _evaluate(layout, layout.teacher_run(name))))
+        for name in TEACHERS
     ]
-    answers = {task.name for task in planned[1:]}
+    for name, (teacher, prompts, out, after) in _answers(layout).items():
+        planned.append(Task(name, (_answer(layout, teacher, prompts, out),), (teacher,), after))
+    answers = {task.name for task in planned[len(TEACHERS) :]}
     for setup, method, seed in cells(seeds):
         verb = "distill" if needs_teacher(setup, method) else "sft"
         recipe = layout.recipe(setup.name, method, f"seed{seed}")
-        needs = answers & {setup.train[method]} | ({"teacher"} if needs_teacher(setup, method) else set())
+        needs = answers & {setup.train[method]} | ({setup.teacher} if needs_teacher(setup, method) else set())
         commands = ((verb, str(recipe)), _evaluate(layout, layout.run(setup, method, seed)))
         planned.append(Task(f"{setup.name}-{method}-seed{seed}", commands, tuple(sorted(needs))))
     return planned
 
 
 def cells(seeds: int) -> Iterator[tuple[Setup, str, int]]:
-    """Every student: its set-up, its method and its seed."""
-    return ((setup, method, seed) for seed in range(1, seeds + 1) for setup in SETUPS for method in METHODS)
+    """Every student that is trained: its set-up, its method and its seed."""
+    return (
+        (setup, method, seed)
+        for seed in range(1, seeds + 1)
+        for setup in SETUPS
+        for method in setup.train
+        if method not in setup.shared
+    )
 
 
 def needs_teacher(setup: Setup, method: str) -> bool:
@@ -204,9 +237,20 @@ def _write(path: Path, recipe: dict[str, Any]) -> None:
     store.write_text(path, yaml.safe_dump(recipe, sort_keys=False))
 
 
-def _answer(layout: Layout, prompts: str) -> tuple[str, ...]:
-    answered = layout.data(f"{prompts}-answered")
-    return ("generate", f"--model={layout.teacher}", f"--data={layout.data(prompts)}", f"--out={answered}", *_GREEDY)
+def _answers(layout: Layout) -> dict[str, tuple[str, str, str, Callable[[], None] | None]]:
+    """Data file of answers -> who writes them, to which prompts, into which file, and what becomes of it then."""
+    return {
+        "labelled-answered": (TEACHER, "unlabelled", "unlabelled-answered", partial(_join_answers, layout, "")),
+        "noisy-answered": (TEACHER, "noisy", "noisy-answered", None),
+        "labelled-unigram-answered": (
+            UNIGRAM_TEACHER, "unlabelled", "unlabelled-unigram-answered", partial(_join_answers, layout, "unigram-"),
+        ),
+    }  # fmt: skip
+
+
+def _answer(layout: Layout, teacher: str, prompts: str, out: str) -> tuple[str, ...]:
+    files = f"--data={layout.data(prompts)}", f"--out={layout.data(out)}"
+    return ("generate", f"--model={layout.teacher(teacher)}", *files, *_GREEDY)
 
 
 def _evaluate(layout: Layout, run: Path) -> tuple[str, ...]:
@@ -220,7 +264,9 @@ _GREEDY = (
 )  # fmt: skip
 
 
-def _join_answers(layout: Layout) -> None:
-    """The labelled rows and those that the teacher answered, in one file."""
-    files = (layout.data("labelled"), layout.data("unlabelled-answered"))
-    store.write_jsonl(layout.data("labelled-answered"), [row for file in files for row in store.read_jsonl(file)])
+def _join_answers(layout: Layout, whose: str) -> None:
+    """The labelled rows and those that a teacher answered, in one file."""
+    files = (layout.data("labelled"), layout.data(f"unlabelled-{whose}answered"))
+    store.write_jsonl(
+        layout.data(f"labelled-{whose}answered"), [row for file in files for row in store.read_jsonl(file)]
+    )

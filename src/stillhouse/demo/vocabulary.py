@@ -1,7 +1,8 @@
-"""A byte-level BPE vocabulary trained on the demo's own text, and model folders that students are born from."""
+"""Vocabularies of two families, trained on the demo's own text, and model folders that its models are born from."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from stillhouse import store
 
-END, PAD = "<|end|>", "<|pad|>"
+END, PAD, UNKNOWN = "<|end|>", "<|pad|>", "<|unknown|>"
 LONGEST = 128  # tokens of a prompt and its response; the generator's longest rows have about 60
 
 
@@ -35,6 +36,24 @@ def train_tokenizer(texts: Iterable[str], entries: int = 700) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def train_unigram(texts: Iterable[str], entries: int = 460) -> Tokenizer:
+    """A Unigram vocabulary of at most `entries` tokens, in which a blank begins a word, as SentencePiece writes it."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=entries, special_tokens=[END, PAD, UNKNOWN], unk_token=UNKNOWN, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # The trainer goes through its tables in an order of its own in each process: pieces that are as frequent change
+    # places, and the last digits of scores differ.
+    specials = [(special, 0.0) for special in (END, PAD, UNKNOWN)]
+    trained = json.loads(tokenizer.to_str())["model"]["vocab"][len(specials) :]
+    scored = sorted(((piece, round(score, 2)) for piece, score in trained), key=lambda one: (-one[1], one[0]))
+    tokenizer.model = models.Unigram([*specials, *scored], unk_id=2)
     return tokenizer
 
 
