@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from stillhouse import adapters
 from stillhouse.data.collate import Packed
-from stillhouse.head import Head
+from stillhouse.head import Embedded, Head, Predictions
 from stillhouse.mistakes import Mistake, shorten
 from stillhouse.model_folders import base_of, find
 
@@ -161,7 +162,12 @@ def backbone(model: PreTrainedModel) -> torch.nn.Module:
 
 
 def last_hidden(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, packed: Packed | None = None
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    packed: Packed | None = None,
+    *,
+    whole: bool = False,
 ) -> Tensor:
     """The last hidden state, the input of the LM head, at every position; 0 or anything on padding.
 
@@ -175,12 +181,13 @@ def last_hidden(
         attention_mask: [B, L], 1 on real tokens; None is for packed batches alone.
         packed: where the examples of a packed row are. Not every architecture keeps them apart, see
             `training.packing.check`.
+        whole: run the batch as it is on a CPU as well, so that padding has the states that the model gives it.
 
     Returns:
         [B, L, d]
     """
     body, (_, longest) = backbone(model), input_ids.shape
-    cuts = input_ids.is_cpu and not _in_shards(body)
+    cuts = input_ids.is_cpu and not whole and not _in_shards(body)
     if packed is not None:
         parts = []
         for part, piece in _pieces(packed) if cuts else [(slice(None), packed)]:
@@ -200,6 +207,30 @@ def last_hidden(
         parts.append(torch.nn.functional.pad(hidden, (0, 0, 0, longest - length)))  # [b, L, d]
     order = torch.tensor([row for rows in groups for row in rows])
     return torch.cat(parts)[order.argsort()]  # [B, L, d]
+
+
+@torch.no_grad()
+def embedded(model: PreTrainedModel, predictions: Predictions, hidden: Tensor | None = None) -> Predictions:
+    """`predictions` with the model's input embeddings of what they were made after and of what came next.
+
+    The table is called, not read: in shards it is gathered in its own forward.
+
+    Args:
+        predictions: N of them, with the tokens that were read.
+        hidden: [B, L, d], last hidden states of the whole batch, where their standard deviation is asked for.
+
+    Raises:
+        Mistake: the embeddings are not as wide as the hidden states, as in OPT-350m.
+    """
+    table: Any = model.get_input_embeddings()
+    read, count = predictions.inputs, len(predictions)
+    assert read is not None
+    rows = table(torch.cat([read, predictions.labels, torch.zeros_like(read[:1])]))  # [2N + 1, d]
+    if rows.shape[1] != predictions.hidden.shape[1]:
+        raise Mistake(type(model).__name__, "its input embeddings are not as wide as its hidden states", "take dskd")
+    deviation = None if hidden is None else hidden.float().std()
+    found = Embedded(rows[:count], rows[count : 2 * count], rows[2 * count], deviation)
+    return replace(predictions, embedded=found)
 
 
 def _in_shards(body: torch.nn.Module) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from stillhouse.catalogue import METHODS
+from stillhouse.head import Head
 from stillhouse.methods import build
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe import Recipe, parse
@@ -214,7 +215,12 @@ def test_no_split_changes_the_weights(ends: dict[str, dict[str, Path]], method: 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_everything_that_should_learn_moves(ends: dict[str, dict[str, Path]], world: Path, method: str) -> None:
-    before = load_file(world / "small" / "model.safetensors") | build(method).state_dict()
+    made, teacher = build(method), "foreign" if METHODS[method].two_sided else "large"
+    heads = (
+        Head(load_file(world / name / "model.safetensors")["model.embed_tokens.weight"]) for name in ("small", teacher)
+    )
+    made.size(*heads, seed=10)
+    before = load_file(world / "small" / "model.safetensors") | made.state_dict()
     for name, value in weights(ends["alone"][method]).items():
         assert not torch.equal(value, before[name]), name
 

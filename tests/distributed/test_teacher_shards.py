@@ -42,15 +42,18 @@ def is_cut(trainer: DistillationTrainer) -> bool:
     return not isinstance(head, DTensor) and len(layers) == len(body) and 2 * held == sum(w.numel() for w in body)
 
 
-@pytest.mark.parametrize("teacher", ["large", "untied"])
+@pytest.mark.parametrize(("teacher", "method"), [("large", "todi"), ("untied", "todi"), ("untied", "dskd_cma")])
 @pytest.mark.parametrize("student", [DDP, FSDP], ids=["ddp", "fsdp2"])
-def test_a_teacher_in_shards_teaches_the_same(world: Path, tmp_path: Path, student: Backend, teacher: str) -> None:
+def test_a_teacher_in_shards_teaches_the_same(
+    world: Path, tmp_path: Path, student: Backend, teacher: str, method: str
+) -> None:
+    """Of `dskd_cma` its embeddings as well, which are looked up outside of its own forward."""
     named = f"--teacher.model={world / teacher}"
-    alone = run(recipe(world, tmp_path / "alone", "todi", *WHOLE, named))
+    alone = run(recipe(world, tmp_path / "alone", method, *WHOLE, named))
     options = [named, "--teacher.shard=fsdp", *student.options]
     made = [
-        recipe(world, tmp_path / "padded", "todi", *split(2, 2), AHEAD, *options),
-        recipe(world, tmp_path / "packed", "todi", *split(4, 1), "--data.packing=true", *options),
+        recipe(world, tmp_path / "padded", method, *split(2, 2), AHEAD, *options),
+        recipe(world, tmp_path / "packed", method, *split(4, 1), "--data.packing=true", *options),
     ]
     both = Backend([], student.prepare, lambda trainer: student.shows(trainer) and is_cut(trainer))
     for folder in both.run_all(made):

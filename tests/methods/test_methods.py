@@ -12,13 +12,14 @@ from torch import Tensor
 
 from stillhouse import divergence, schedule
 from stillhouse.catalogue import METHODS
+from stillhouse.catalogue.dual_space import DUAL_SPACE
 from stillhouse.methods import Clock, build
 from stillhouse.methods.ctkd import CurriculumTemperature
 from tests.methods.rows import both, dense
 
 MIDDLE = Clock(step=5, steps=10, epoch=1.5)
-# Methods that always see two tokenisations have twins of their own.
-ROW_BY_ROW = [name for name, entry in METHODS.items() if not entry.two_sided]
+# Methods that always see two tokenisations, or the hidden spaces of both models, have twins of their own.
+ROW_BY_ROW = [name for name, entry in METHODS.items() if not entry.two_sided and name not in DUAL_SPACE]
 
 
 def twin(name: str, now: dict[str, Any], z_s: Tensor, z_t: Tensor, labels: Tensor, extra: Any) -> Tensor:

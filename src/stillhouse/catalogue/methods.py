@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stillhouse.catalogue.divergences import DIVERGENCES, TEMPERATURE
+from stillhouse.catalogue.dual_space import DUAL_SPACE
 from stillhouse.catalogue.entry import Entry, Parameter
+from stillhouse.catalogue.transport import TRANSPORT
 from stillhouse.catalogue.two_tokenizers import KD_WEIGHT, TWO_TOKENIZERS
 
 _NO_CE = replace(KD_WEIGHT, default=1.0)
@@ -105,4 +107,6 @@ _BUILT = ("overlap", "mined", "cdm", "uld", "multi_level_ot", "gold", "alm")
 METHODS: dict[str, Entry] = {
     **{entry.name: entry for entry in _ONE_TOKENIZER},
     **{name: TWO_TOKENIZERS[name] for name in _BUILT},
+    **{name: DUAL_SPACE[name] for name in ("dskd", "dskd_cma", "dskd_v2")},
+    **TRANSPORT,
 }

@@ -2,6 +2,7 @@
 
 from stillhouse.head.blocks import Blocks
 from stillhouse.head.elementwise import ALONE, MONITORS, Term
+from stillhouse.head.embedded import Embedded
 from stillhouse.head.lm_head import Head, probe
 from stillhouse.head.pairing import Pairing
 from stillhouse.head.predictions import Predictions, at_scored, parted
@@ -13,6 +14,7 @@ __all__ = [
     "ALONE",
     "MONITORS",
     "Blocks",
+    "Embedded",
     "Head",
     "Pairing",
     "Predictions",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.head.blocks import Blocks
+from stillhouse.head.embedded import Embedded
 from stillhouse.head.lm_head import Head
 from stillhouse.head.normalizer import log_normalizer
 from stillhouse.head.pairing import Pairing
@@ -33,6 +34,7 @@ class Predictions:
         inputs: [N], the token that each prediction was made after; None if unknown.
         pairing: of a teacher with a tokenizer of its own: how its rows correspond to the student's. None: one by one.
         translation: of such a teacher: how its tokens correspond to the student's. None: they are the same.
+        embedded: the model's input embeddings of what was read and of what came next, for methods that ask for them.
     """
 
     hidden: Tensor
@@ -43,6 +45,7 @@ class Predictions:
     inputs: Tensor | None = None
     pairing: Pairing | None = None
     translation: Translation | None = None
+    embedded: Embedded | None = None
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
@@ -72,6 +75,7 @@ class Predictions:
             sequence=self.sequence[rows],
             inputs=None if self.inputs is None else self.inputs[rows],
             pairing=None,
+            embedded=None if self.embedded is None else self.embedded.at(rows),
         )
 
     def means(self, index: Tensor, bounds: Tensor) -> Predictions:

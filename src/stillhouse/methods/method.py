@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stillhouse import schedule
 from stillhouse.divergence import Divergence, Rows
 from stillhouse.divergence import build as build_divergence
-from stillhouse.head import ALONE, MONITORS, Blocks, Pairing, Predictions, Term, parted, rowwise_loss
+from stillhouse.head import ALONE, MONITORS, Blocks, Head, Pairing, Predictions, Term, parted, rowwise_loss
 from stillhouse.head.rowwise import Monitor
 from stillhouse.methods.clock import Clock
 from stillhouse.methods.contextual import ContextualRows, ContextualVocabulary
@@ -42,6 +42,7 @@ class Method(nn.Module):
     Attributes:
         needs_teacher: whether `forward` wants the teacher's predictions.
         follows_means: whether `after_step` wants the means of the step that was taken.
+        needs_embeddings: whether `forward` wants both sides' input embeddings beside their predictions.
         blocks: block sizes of the head, or None for the rule of the device.
         tokenizers: both sides' tokens, where they are not the same; given before training.
         contextual: CDM's vocabulary, where the recipe puts it under a method that has another; given before training.
@@ -49,6 +50,7 @@ class Method(nn.Module):
 
     needs_teacher: bool = True
     follows_means: bool = False
+    needs_embeddings: bool = False
 
     def __init__(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -56,6 +58,20 @@ class Method(nn.Module):
         self.blocks: Blocks | None = None
         self.tokenizers: TokenizerPair | None = None
         self.contextual: ContextualVocabulary | None = None
+
+    @property
+    def needs_padding(self) -> bool:
+        """Whether the teacher's hidden states on padding count as well, so that whole batches must go through it."""
+        return False
+
+    def size(self, student: Head, teacher: Head, seed: int) -> None:
+        """Make the parameters whose sizes are the models'; called once, before there is an optimizer.
+
+        Args:
+            student: its head, whole.
+            teacher: its head, whole.
+            seed: of what is drawn.
+        """
 
     def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> Terms:
         """The loss of N scored tokens.

@@ -9,7 +9,11 @@ from stillhouse.methods.alm import ApproximateLikelihood
 from stillhouse.methods.cdm import ContextualMapping
 from stillhouse.methods.ctkd import CurriculumTemperature
 from stillhouse.methods.dkd import Decoupled
+from stillhouse.methods.dual_space import CrossModelDualSpace, DualSpace
+from stillhouse.methods.dual_space_v2 import DualSpaceByHeads
 from stillhouse.methods.gold import GeneralOnline
+from stillhouse.methods.mcw_kd import MultiCostTransport
+from stillhouse.methods.mcw_kd_dual import SemiDualTransport
 from stillhouse.methods.method import Method
 from stillhouse.methods.mined import MinimumEditDistance
 from stillhouse.methods.multi_level_ot import MultiLevelTransport
@@ -28,6 +32,11 @@ _CLASSES: dict[str, type[Method]] = {
     "multi_level_ot": MultiLevelTransport,
     "gold": GeneralOnline,
     "alm": ApproximateLikelihood,
+    "mcw_kd": MultiCostTransport,
+    "mcw_kd_dual": SemiDualTransport,
+    "dskd": DualSpace,
+    "dskd_cma": CrossModelDualSpace,
+    "dskd_v2": DualSpaceByHeads,
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.mistakes import Mistake, unknown_name
+from stillhouse.recipe import param_groups
 from stillhouse.recipe.section import Bounds, typed
 
 DEFAULTS: dict[str, Any] = {
@@ -123,9 +124,13 @@ class Argument:
     choices: tuple[str, ...] = ()
 
 
-# What the section may say beyond TrainingArguments: an official loop to repeat, and how many steps in a row may have
-# numbers that are not finite before the run ends.
-OURS = {"parity": Argument(bool | str), "stop_after_skipped": Argument(int)}
+# What the section may say beyond TrainingArguments: an official loop to repeat, how many steps in a row may have
+# numbers that are not finite before the run ends, and parameters that learn otherwise than the rest.
+OURS = {
+    "parity": Argument(bool | str),
+    "stop_after_skipped": Argument(int),
+    "param_groups": Argument(list[dict]),
+}
 
 _SIMPLE: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict, "None": None}
 
@@ -206,4 +211,6 @@ def _checked(name: str, value: Any) -> Any:
     if argument.choices and isinstance(value, str) and value not in argument.choices:
         raise unknown_name(where, name, value, argument.choices)
     BOUNDS.get(name, Bounds()).check(value, where)
+    if name == "param_groups" and isinstance(value, list):
+        param_groups.check(value, where)
     return value

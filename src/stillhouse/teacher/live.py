@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.data.collate import Packed
 from stillhouse.head import Head, Predictions, at_scored
-from stillhouse.models import last_hidden
+from stillhouse.models import embedded, last_hidden
 from stillhouse.teacher.window import joined, parted
 
 
@@ -24,11 +24,16 @@ class LiveTeacher:
         model: any causal LM; frozen and put into evaluation mode here.
         vocabulary: real tokens; a head with more (padding) rows is cut to them.
         window: batches of `predict_all` that go through the model together.
+
+    Attributes:
+        embeds: give the input embeddings with the predictions.
+        whole: run padding as well, and give the deviation of all hidden states with the embeddings.
     """
 
     def __init__(self, model: PreTrainedModel, vocabulary: int, window: int = 1) -> None:
         self.model = model.eval().requires_grad_(False)
         self.vocabulary, self.window = vocabulary, window
+        self.embeds, self.whole = False, False
 
     def to(self, device: torch.device) -> LiveTeacher:
         """Move the model to `device`."""
@@ -72,10 +77,12 @@ class LiveTeacher:
 
     def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, packed: Packed | None) -> Tensor:
         with torch.autocast(input_ids.device.type, enabled=False):
-            return last_hidden(self.model, input_ids, attention_mask, packed)  # [B, L, d]
+            return last_hidden(self.model, input_ids, attention_mask, packed, whole=self.whole)  # [B, L, d]
 
     def _scored(
         self, hidden: Tensor, input_ids: Tensor, labels: Tensor, scored_at: Tensor, packed: Packed | None
     ) -> Predictions:
         sequence = None if packed is None else packed["sequence"]
-        return at_scored(hidden, Head.of(self.model, self.vocabulary), labels, scored_at, sequence, input_ids)
+        head = Head.of(self.model, self.vocabulary)
+        predicted = at_scored(hidden, head, labels, scored_at, sequence, input_ids)
+        return embedded(self.model, predicted, hidden if self.whole else None) if self.embeds else predicted

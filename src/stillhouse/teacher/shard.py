@@ -32,5 +32,8 @@ def shard(model: PreTrainedModel, device: torch.device, processes: int) -> None:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     head = model.get_output_embeddings()
     whole = set() if head is None else set(head.parameters())
+    table = model.get_input_embeddings()
+    if table is not None and not whole & set(table.parameters()):
+        fully_shard(table, mesh=mesh, reshard_after_forward=True)  # so that it gathers itself when it is called alone
     fully_shard(body, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
     model.to(device)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe import Recipe
 
-_OURS = {"parity", "stop_after_skipped"}
+_OURS = {"parity", "stop_after_skipped", "param_groups"}
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:

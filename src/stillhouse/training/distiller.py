@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from stillhouse.data.collate import Packed
 from stillhouse.head import Head, Pairing, Predictions, Translation, at_scored
 from stillhouse.methods import Clock, Method, SupervisedFineTuning
-from stillhouse.models import last_hidden
+from stillhouse.models import embedded, last_hidden
 from stillhouse.teacher import LiveTeacher
 
 
@@ -38,6 +38,8 @@ class Distiller(nn.Module):
         super().__init__()
         self.student, self.method, self.teacher, self.vocabulary = student, method, teacher, vocabulary
         self.translation = translation
+        if teacher is not None:
+            teacher.embeds, teacher.whole = method.needs_embeddings, method.needs_padding
         self._no_split_modules = student._no_split_modules  # where FSDP may cut, as the model's own class says
 
     def forward(
@@ -84,6 +86,8 @@ class Distiller(nn.Module):
             if yardstick:
                 terms = SupervisedFineTuning()(student, None)
             else:
+                if self.method.needs_embeddings:
+                    student = embedded(self.student, student)
                 terms = self.method(student, predicted, clock or Clock())
             return terms.loss, terms.sums
 

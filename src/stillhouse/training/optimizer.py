@@ -6,12 +6,15 @@ norms, and any schedule of transformers. A method's own groups are added in eith
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from stillhouse.mistakes import Mistake
 
 # Names without weight decay in the DSKD line. They are GPT-2's: RMSNorm weights of other architectures are decayed.
 UNDECAYED = ("bias", "ln_f.weight", "ln_1.weight", "ln_2.weight", "ln_cross_attn")
@@ -45,6 +48,31 @@ def give_own_groups(optimizer: Optimizer, groups: Iterable[dict[str, Any]]) -> N
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in moved]
         optimizer.add_param_group(own)
+
+
+def give_named_groups(optimizer: Optimizer, model: nn.Module, groups: Iterable[dict[str, Any]]) -> None:
+    """Give the parameters that match a group's `pattern` its learning rate and decay; the first that matches counts.
+
+    What a group does not say stays as it is in the optimizer.
+
+    Raises:
+        Mistake: a pattern that is in no trained parameter's name, beside those of groups before it.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for index, group in enumerate(groups):
+        settings = {key: float(group[key]) for key in ("lr", "weight_decay") if key in group}
+        made = []
+        for own in optimizer.param_groups:
+            found = [p for p in own["params"] if id(p) in names and re.search(group["pattern"], names[id(p)])]
+            if found:
+                made.append({**own, **settings, "params": found})
+        if not made:
+            where = f"training.param_groups.{index}.pattern"
+            mend = f"names are such as '{next(iter(names.values()), '')}'"
+            raise Mistake(where, f"'{group['pattern']}' matches no parameter that learns", mend)
+        for parameter in (parameter for part in made for parameter in part["params"]):
+            del names[id(parameter)]
+        give_own_groups(optimizer, made)
 
 
 def dskd_schedule(optimizer: Optimizer, steps: int) -> LRScheduler:

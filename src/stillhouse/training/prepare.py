@@ -22,7 +22,7 @@ from stillhouse.data.rows import Row, read_rows
 from stillhouse.data.templates import Template
 from stillhouse.data.templates import build as build_template
 from stillhouse.data.tokenizer import pad_id
-from stillhouse.head import Blocks, probe
+from stillhouse.head import Blocks, Head, probe
 from stillhouse.methods import Method
 from stillhouse.methods import build as build_method
 from stillhouse.models import last_hidden, load_causal_lm
@@ -91,6 +91,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
         guard=Guard(origins, recipe.training["stop_after_skipped"]),
         save_every=recipe.training.get("save_steps"),
         budget=_budget(recipe, train, arguments),
+        param_groups=recipe.training.get("param_groups", ()),
         data_collator=_collator(recipe, tokenizer, two),
         train_dataset=train,
         eval_dataset=None if dev is None else dev.encoded,
@@ -174,6 +175,9 @@ def _distiller(
         two.given_to(method)
     if chosen := recipe.head.chosen():
         method.blocks = replace(Blocks.on(arguments.device), **chosen)  # pyright: ignore[reportArgumentType]
+    if teacher is not None:
+        heads = Head.of(student, len(tokenizer)), Head.of(teacher.model, teacher.vocabulary)
+        method.size(*heads, recipe.seed)
     set_seed(recipe.seed)
     translation = None if two is None or two.translation is None else two.translation.to(arguments.device)
     return Distiller(student, method, teacher, len(tokenizer), translation)

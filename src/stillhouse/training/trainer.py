@@ -7,7 +7,7 @@ ranks, so it does not depend on how the batch is split. (TAID's loop takes the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,7 @@ from stillhouse.training.distiller import Distiller
 from stillhouse.training.guard import ADVICE, Guard, skip
 from stillhouse.training.log import logger
 from stillhouse.training.meters import Means, Meters
-from stillhouse.training.optimizer import dskd_groups, dskd_schedule, give_own_groups, taid_groups
+from stillhouse.training.optimizer import dskd_groups, dskd_schedule, give_named_groups, give_own_groups, taid_groups
 from stillhouse.training.sampling import LengthGrouped
 
 Evaluate = Callable[[nn.Module, Distiller], dict[str, float]]
@@ -56,6 +56,7 @@ class DistillationTrainer(Trainer):
         save_every: steps between two versions of `last/` within an epoch; None: at the end of epochs only.
         parity: optimizer groups, learning rates and reduction of an official loop: the DSKD line's or TAID's.
         budget: the batches, where their size is a number of tokens; else a number of examples.
+        param_groups: parameters by the patterns of their names that have a learning rate or a decay of their own.
     """
 
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the count over the whole accumulation window
@@ -71,11 +72,13 @@ class DistillationTrainer(Trainer):
         guard: Guard,
         save_every: int | None,
         budget: TokenBudget | None = None,
+        param_groups: Sequence[dict[str, Any]] = (),
         **options: Any,
     ) -> None:
         super().__init__(model=distiller, args=args, **options)
         self.distiller, self.tokenizer, self.run_folder = distiller, tokenizer, Path(str(args.output_dir))
         self._evaluate_distiller, self._keep, self._parity = evaluate, keep_best_of, parity
+        self._param_groups = param_groups
         self.save_every, self.epoch_is_over, self.budget = save_every, False, budget
         self.order: TokenBudget | LengthGrouped | None = budget
         self._guard, self._bad = guard, torch.zeros((), dtype=torch.bool)
@@ -196,6 +199,7 @@ class DistillationTrainer(Trainer):
             self.optimizer = kind(of_loop(self.distiller, self.args.weight_decay), **options)
         optimizer = super().create_optimizer(model)
         give_own_groups(optimizer, self.distiller.method.parameter_groups())
+        give_named_groups(optimizer, self.distiller, self._param_groups)
         return optimizer
 
     def create_scheduler(
