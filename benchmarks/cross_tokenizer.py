@@ -177,7 +177,8 @@ def alignment_ms(
     bare = [texts(Pieces.of(tokenizer), "bare") for tokenizer in (student, teacher)]
     warped = DTW(EditDistances(bare[0], bare[1]))
     words = [[names[index] for index in side.inputs] for names, side in zip(bare, sides, strict=True)]
-    span(*sides), warped(*sides)  # compiled
+    for align in (span, warped):  # compiled
+        align(*sides)
     return {
         "tokens": float(np.mean([len(side) for side in sides])),
         "byte_spans": best_ms(lambda: span(*sides)),
