@@ -222,7 +222,8 @@ def test_everything_that_should_learn_moves(ends: dict[str, dict[str, Path]], wo
     made.size(*heads, seed=10)
     before = load_file(world / "small" / "model.safetensors") | made.state_dict()
     for name, value in weights(ends["alone"][method]).items():
-        assert not torch.equal(value, before[name]), name
+        if value.is_floating_point():  # a counter may belong to parity alone
+            assert not torch.equal(value, before[name]), name
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")

@@ -33,9 +33,9 @@ ASKING = [name for name, entry in METHODS.items() if entry.needs_teacher]
 CHOSEN = [*(name for name in ASKING if METHODS[name].two_sided), "forward_kl", "todi", "taid", "ctkd", "dkd"]
 ALL = os.environ.get("STILLHOUSE_PAIRS") == "all"  # takes minutes; else every kind of method on one pair
 CASES = [(*SMALL, name, 50) for name in (ASKING if ALL else CHOSEN)]
-CASES += [(*pair, name, 20) for pair in LARGE for name in (CHOSEN if ALL else ("forward_kl", "cdm"))]
+CASES += [(*pair, name, 20) for pair in LARGE for name in (CHOSEN if ALL else ("cdm",))]
 UNLABELLED = [(*SMALL, name) for name in ("forward_kl", "overlap", "cdm", "gold")]
-UNLABELLED += [(*pair, "overlap") for pair in LARGE]
+UNLABELLED += [(*pair, "overlap") for pair in LARGE if ALL]
 
 pytestmark = pytest.mark.slow
 
@@ -132,7 +132,8 @@ def test_every_method_learns_from_a_teacher_with_another_tokenizer(
     before, after = ends(lines, "loss")
     assert after < before
     print(f"\n{teacher} -> {student} {method}: {before:.4g} -> {after:.4g}")
-    assert ends(lines, "aligned")[1] > 0.5
+    if "aligned" in lines[0]:  # else it attends, and pairs no rows
+        assert ends(lines, "aligned")[1] > 0.5
 
 
 @pytest.mark.parametrize(("teacher", "student", "method"), UNLABELLED)
