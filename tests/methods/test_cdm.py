@@ -13,6 +13,7 @@ from torch import Tensor
 from stillhouse.data.pieces import Pieces
 from stillhouse.head import Head, Pairing, Predictions
 from stillhouse.methods import Clock, build
+from stillhouse.methods.cdm import ContextualMapping
 from stillhouse.methods.pair import TokenizerPair
 from stillhouse.vocabulary.contextual import ContextualMap
 
@@ -196,3 +197,21 @@ def test_a_row_where_nothing_matches_is_worth_nothing() -> None:
     assert terms.sums["kd"].item() == 0.0 and terms.sums["matched"].item() == 0.0
     (gradient,) = torch.autograd.grad(terms.loss, z)
     assert bool((gradient == 0).all())
+
+
+def test_the_last_match_is_the_last_of_the_text_though_merged_rows_come_last() -> None:
+    """'token' matches 'toke' in the merged row, which comes first in the text, and 'tokens' in the last row."""
+    z = torch.full((3, 6), -9.0, dtype=torch.float64)
+    z[0, 2] = z[1, 2] = z[2, 3] = 9.0
+    theirs = torch.full((2, 6), -9.0, dtype=torch.float64)
+    theirs[:, 3] = 9.0
+    groups = (np.array([0, 1, 2]), np.array([0, 2, 3])), (np.array([0, 1]), np.array([0, 1, 2]))
+    pairing = Pairing.of(*groups, [3], [2], "mean")
+    assert pairing.student_index.tolist() == [2, 0, 1]  # the shared row before the merged one
+    teacher = replace(of_logits(theirs, [0, 0], [1, 1]), pairing=pairing)
+    method = build("cdm", top_k=1, scope="sequence", directions="t2s", kd_weight=1.0)
+    method.tokenizers = pair()
+    method(of_logits(z.requires_grad_(), [0, 0, 0], [1, 1, 1]), teacher, Clock())
+    assert isinstance(method, ContextualMapping)
+    rows = method.vocabulary.rows(of_logits(z, [0, 0, 0], [1, 1, 1]), teacher)
+    assert rows.t2s is not None and rows.t2s.student.squeeze(1).tolist() == [9.0, -9.0]  # "tokens" in both

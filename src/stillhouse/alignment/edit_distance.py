@@ -63,8 +63,7 @@ class EditDistances:
         sides = (student, teacher)
         # Two pairs of [V] masks: a cost is 0 where the student's token is in one and the teacher's in the other.
         if ends == "official":
-            first, second = ([_among(side, names) for side in sides] for names in OFFICIAL_ENDS)
-            self.free = [(first[0], second[1]), (second[0], first[1])]
+            self.free = official_ends(student, teacher)
         else:
             masks = [np.isin(np.arange(len(side)), list(ids)) for side, ids in zip(sides, ends, strict=True)]
             self.free = [(masks[0], masks[1])] if all(mask.any() for mask in masks) else []
@@ -84,6 +83,12 @@ class EditDistances:
         for of_student, of_teacher in self.free:
             distances[np.ix_(of_teacher[rows], of_student[columns])] = 0
         return distances[at_row[:, None], at_column]
+
+
+def official_ends(first: Sequence[str], second: Sequence[str]) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """CDM's rule by strings: pairs of masks of two vocabularies, between which nothing costs."""
+    one, other = ([_among(side, names) for side in (first, second)] for names in OFFICIAL_ENDS)
+    return [(one[0], other[1]), (other[0], one[1])]
 
 
 def _among(strings: Sequence[str], names: Collection[str]) -> NDArray[np.bool_]:

@@ -21,9 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stillhouse.head.blocks import Blocks, pieces
-from stillhouse.head.lm_head import Finish, Head
 from stillhouse.head.predictions import Predictions
-from stillhouse.head.products import Gradients, Leaves, Products, compute_dtype, statistics_dtype
+from stillhouse.head.products import Gradients, Plan, statistics_dtype
 from stillhouse.head.sparse import gather
 
 FLOOR = 1e-4  # added to a standard deviation
@@ -56,9 +55,7 @@ def column_sums(
         group: [N], from 0 to `groups` - 1.
     """
     hidden, head = side.hidden, side.head
-    plan = _Plan(
-        head.finishing, head.vocabulary, temperature, compute_dtype(hidden), blocks or Blocks.on(hidden.device)
-    )
+    plan = Plan.of(hidden, head, temperature, blocks)
     sums = torch.zeros(groups, plan.vocabulary, dtype=statistics_dtype(hidden), device=hidden.device)  # [G, V]
     standard = Standard(*sums.new_empty(3, len(hidden)).unbind(0))
     with torch.autocast(hidden.device.type, enabled=False):
@@ -85,25 +82,8 @@ def probabilities_at(
     Differentiable by hidden states and head, the standard deviation as well; `standard` is of the same rows and T.
     """
     hidden, head = side.hidden, side.head
-    plan = _Plan(
-        head.finishing, head.vocabulary, temperature, compute_dtype(hidden), blocks or Blocks.on(hidden.device)
-    )
+    plan = Plan.of(hidden, head, temperature, blocks)
     return _At.apply(plan, ids, standard, hidden, head.weight, head.bias)  # pyright: ignore[reportReturnType]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    finish: Finish
-    vocabulary: int
-    temperature: float
-    dtype: torch.dtype  # of the products
-    blocks: Blocks
-
-    def head(self, weight: Tensor, bias: Tensor | None) -> Head:
-        return Head(weight, bias, *self.finish, vocabulary=self.vocabulary)
-
-    def products(self, leaves: Leaves) -> Products:
-        return Products(leaves, self.head(*leaves[1:]), self.dtype)
 
 
 def _deviation(logits: Tensor, mean: Tensor) -> Tensor:
@@ -117,7 +97,7 @@ class _At(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plan: _Plan, ids: Tensor, standard: Standard, hidden: Tensor, weight: Tensor, bias: Tensor | None
+        ctx: Any, plan: Plan, ids: Tensor, standard: Standard, hidden: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
         logits = gather(hidden, plan.head(weight, bias), ids, plan.blocks)  # [N, k]
         scale = standard.scale(plan.temperature).unsqueeze(-1)  # [N, 1]
@@ -130,7 +110,7 @@ class _At(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         ids, logits, found, *leaves = ctx.saved_tensors
-        plan: _Plan = ctx.plan
+        plan: Plan = ctx.plan
         gradients = Gradients(
             tuple(leaves), ctx.needs_input_grad[3:], plan.dtype, sum(1 for _ in pieces(len(ids), plan.blocks.rows))
         )
@@ -147,7 +127,7 @@ class _At(torch.autograd.Function):
         return None, None, None, *gradients.finished()
 
 
-def _by_product(plan: _Plan, products: Tensor, ids: Tensor, there: Tensor, pulls: Tensor, standard: Standard) -> Tensor:
+def _by_product(plan: Plan, products: Tensor, ids: Tensor, there: Tensor, pulls: Tensor, standard: Standard) -> Tensor:
     """The gradient by the products [n, V], through soft-cap and scale."""
     logits = plan.finish.forward(products)  # [n, V]
     scale = standard.scale(plan.temperature).unsqueeze(-1)  # [n, 1]

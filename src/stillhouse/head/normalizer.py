@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,38 +9,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stillhouse.head.blocks import Blocks, pieces
-from stillhouse.head.lm_head import Finish, Head
-from stillhouse.head.products import Gradients, Leaves, Products, compute_dtype, statistics_dtype
+from stillhouse.head.lm_head import Head
+from stillhouse.head.products import Gradients, Plan, statistics_dtype
 
 
 def log_normalizer(hidden: Tensor, head: Head, temperature: float = 1.0, blocks: Blocks | None = None) -> Tensor:
     """logsumexp(logits / temperature) of each row of `hidden` [N, d]: [N]; see `Predictions.log_normalizer`."""
     if not temperature > 0.0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    plan = _Plan(
-        head.finishing, head.vocabulary, temperature, compute_dtype(hidden), blocks or Blocks.on(hidden.device)
-    )
+    plan = Plan.of(hidden, head, temperature, blocks)
     return _LogNormalizer.apply(plan, hidden, head.weight, head.bias)  # pyright: ignore[reportReturnType]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    finish: Finish
-    vocabulary: int
-    temperature: float
-    dtype: torch.dtype  # of the products
-    blocks: Blocks
-
-    def products(self, leaves: Leaves) -> Products:
-        _, weight, bias = leaves
-        return Products(leaves, Head(weight, bias, *self.finish, vocabulary=self.vocabulary), self.dtype)
 
 
 class _LogNormalizer(torch.autograd.Function):
     """The upstream gradient is known in the backward pass only, so that multiplies by the head once more."""
 
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, plan: Plan, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         found = torch.empty(len(hidden), dtype=statistics_dtype(hidden), device=hidden.device)  # [N]
         with torch.autocast(hidden.device.type, enabled=False):
             products = plan.products((hidden, weight, bias))
@@ -58,7 +42,7 @@ class _LogNormalizer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         found, *leaves = ctx.saved_tensors
-        plan: _Plan = ctx.plan
+        plan: Plan = ctx.plan
         blocks = sum(1 for _ in pieces(len(found), plan.blocks.rows))
         gradients = Gradients(tuple(leaves), ctx.needs_input_grad[1:], plan.dtype, blocks)
         with torch.autocast(found.device.type, enabled=False):
@@ -71,7 +55,7 @@ class _LogNormalizer(torch.autograd.Function):
         return None, *gradients.finished()
 
 
-def _by_product(plan: _Plan, products: Tensor, found: Tensor, upstream: Tensor) -> Tensor:
+def _by_product(plan: Plan, products: Tensor, found: Tensor, upstream: Tensor) -> Tensor:
     """The gradient by the products [n, V]: upstream * softmax(logits / T) / T, through soft-cap and scale."""
     logits = plan.finish.forward(products)  # [n, V]
     gradient = (logits / plan.temperature).sub_(found.unsqueeze(-1)).exp_()

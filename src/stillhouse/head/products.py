@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from stillhouse.head.blocks import Blocks, pieces
-from stillhouse.head.lm_head import Head
+from stillhouse.head.lm_head import Finish, Head
 
 # What a pass is differentiable by: hidden [N, d], weight [V', d], bias [V'] or None; and which of them are wanted.
 Leaves = tuple[Tensor, Tensor, Tensor | None]
@@ -112,3 +112,28 @@ class Gradients:
             None if g is None else g.to(dtype) for g, dtype in zip(found, self._dtypes, strict=True)
         )
         return hidden, weight, bias
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a pass that is repeated in the backward goes over a head; all but the leaves, which autograd keeps."""
+
+    finish: Finish
+    vocabulary: int
+    temperature: float
+    dtype: torch.dtype  # of the products
+    blocks: Blocks
+
+    @classmethod
+    def of(cls, hidden: Tensor, head: Head, temperature: float, blocks: Blocks | None) -> Plan:
+        """For `hidden` [N, d] under `head`; by default with the block sizes of its device."""
+        chosen = blocks or Blocks.on(hidden.device)
+        return cls(head.finishing, head.vocabulary, temperature, compute_dtype(hidden), chosen)
+
+    def head(self, weight: Tensor, bias: Tensor | None) -> Head:
+        """The head, from its leaves."""
+        return Head(weight, bias, *self.finish, vocabulary=self.vocabulary)
+
+    def products(self, leaves: Leaves) -> Products:
+        """What is multiplied."""
+        return Products(leaves, self.head(*leaves[1:]), self.dtype)

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.alignment import texts
-from stillhouse.alignment.edit_distance import OFFICIAL_ENDS
+from stillhouse.alignment.edit_distance import official_ends
 from stillhouse.head import Blocks, Pairing, Predictions
 from stillhouse.methods.pair import TokenizerPair
+from stillhouse.vocabulary import VocabularyMap
 from stillhouse.vocabulary.contextual import ContextualMap
 
 
@@ -82,7 +83,7 @@ class ContextualVocabulary:
         self.official = official
         ours, theirs = (texts(side, "official" if official else "decoded") for side in (pair.student, pair.teacher))
         forward = _sized(pair.map, pair.teacher_vocabulary)
-        inverse = inverted(forward, pair.student_vocabulary)
+        inverse = VocabularyMap(forward, pair.student_vocabulary).inverse(last=True)
         digits = bool(settings["protect_digits"]) and not official
         threshold = float(settings["threshold"])
         ours, theirs = _filled(ours, pair.student_vocabulary), _filled(theirs, pair.teacher_vocabulary)
@@ -111,18 +112,20 @@ class ContextualVocabulary:
         teacher_rows = teacher.means(pairing.teacher_index, pairing.teacher_bounds)
         of_student = _likeliest(student_rows, ours.ids, pairing.student_index, pairing.student_bounds, blocks)  # [M, K]
         of_teacher = _likeliest(teacher_rows, theirs.ids, pairing.teacher_index, pairing.teacher_bounds, blocks)
-        matched = self._matched(of_student, of_teacher, student_rows.sequence, len(pairing.student_counts))
+        matched = self._matched(of_student, of_teacher, student_rows.sequence, pairing)
         columns = _columns(student_rows, teacher_rows, (of_student, of_teacher), matched, blocks)
         asked = (self.directions != "s2t", self.directions != "t2s")
         t2s, s2t = (part if wanted else None for part, wanted in zip(columns, asked, strict=True))
         return ContextualRows(t2s, s2t, row_weights(pairing, student_rows.sequence, columns[0].student.dtype), pairing)
 
     def _matched(
-        self, of_student: Tensor, of_teacher: Tensor, sequence: Tensor, examples: int
+        self, of_student: Tensor, of_teacher: Tensor, sequence: Tensor, pairing: Pairing
     ) -> tuple[Tensor, Tensor]:
         """The student token of each of the teacher's likeliest, and the other way round; [M, K] each, on the device."""
         student_ids, teacher_ids, of = (part.cpu().numpy() for part in (of_student, of_teacher, sequence))
-        order = np.argsort(of, kind="stable")  # rows of one example may be apart: those that share come first
+        first = pairing.student_index[pairing.student_bounds[:-1]].cpu().numpy()
+        order = np.argsort(first, kind="stable")  # a pairing has its shared rows first; the last match is the text's
+        examples = len(pairing.student_counts)
         rows_of = np.bincount(of, minlength=examples).tolist() if self.scope == "sequence" or self.official else None
         to_student, to_teacher = np.empty_like(teacher_ids), np.empty_like(student_ids)
         to_student[order] = self.to_student(teacher_ids[order], student_ids[order], rows_of)
@@ -141,26 +144,13 @@ def row_weights(pairing: Pairing, sequence: Tensor, dtype: torch.dtype) -> Tenso
     return (tokens / rows.clamp_min(1.0))[sequence]
 
 
-def inverted(ids: NDArray[np.integer], vocabulary: int) -> NDArray[np.int64]:
-    """For each token that the map [V] sends something to, the last token that it sends there; else -1: [vocabulary]."""
-    found = np.full(vocabulary, -1, dtype=np.int64)
-    known = np.flatnonzero(ids >= 0)
-    found[ids[known]] = known
-    return found
-
-
 def slipping(clean: ContextualMap, source: tuple[str, ...], target: tuple[str, ...]) -> ContextualMap:
     """As in the released code: *source* ids without a match are struck from the target's candidates, and 0 is none."""
-    without = np.flatnonzero(np.where(clean.static == 0, -1, clean.static) < 0)
+    static = np.where(clean.static == 0, -1, clean.static)
+    without = np.flatnonzero(static < 0)
     struck = np.zeros(len(target), dtype=bool)
     struck[without[without < len(target)]] = True
-    first, second = (
-        tuple(np.array([text in names for text in side], dtype=bool) for side in (source, target))
-        for names in OFFICIAL_ENDS
-    )
-    free = ((first[0], second[1]), (second[0], first[1]))
-    static = np.where(clean.static == 0, -1, clean.static)
-    return replace(clean, static=static, taken=struck, free=free, zero_is_none=True)
+    return replace(clean, static=static, taken=struck, free=tuple(official_ends(source, target)), zero_is_none=True)
 
 
 def _likeliest(rows: Predictions, ids: Tensor, index: Tensor, bounds: Tensor, blocks: Blocks | None) -> Tensor:
@@ -189,9 +179,9 @@ def _columns(
     return Columns(ours[:, :k_t], theirs[:, :k_t]), Columns(ours[:, k_t:], theirs[:, k_t:])
 
 
-def _sized(ids: NDArray[np.integer], vocabulary: int) -> NDArray[np.int64]:
+def _sized(ids: NDArray[np.int32], vocabulary: int) -> NDArray[np.int32]:
     """The map cut, or filled with -1, to the tokens that are predicted."""
-    found = np.full(vocabulary, -1, dtype=np.int64)
+    found = np.full(vocabulary, -1, dtype=np.int32)
     found[: min(len(ids), vocabulary)] = ids[:vocabulary]
     return found
 
