@@ -56,6 +56,9 @@ class Entry:
         vocabularies: Which vocabulary maps a method can have; none named: any, or none at all where `vocabulary` is
             None and the method is `two_sided`.
         whole_groups: Whether a method wants the aligner's groups as they are, and merges them itself.
+        rollout: Of a method that says who writes the responses: the settings of the recipe's `rollout` that it has
+            unless the recipe gives others.
+        sources: Which of the rollout's sources a method can learn from; none named: any.
     """
 
     name: str
@@ -72,6 +75,8 @@ class Entry:
     aligners: tuple[str, ...] = ()
     vocabularies: tuple[str, ...] = ()
     whole_groups: bool = False
+    rollout: Mapping[str, Any] | None = None
+    sources: tuple[str, ...] = ()
 
 
 def find(kind: str, table: Mapping[str, Entry], name: str, where: str = "") -> Entry:

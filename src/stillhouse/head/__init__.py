@@ -7,6 +7,7 @@ from stillhouse.head.lm_head import Head, probe
 from stillhouse.head.pairing import Pairing
 from stillhouse.head.predictions import Predictions, at_scored, parted
 from stillhouse.head.rowwise import RowwiseLoss, rowwise_loss
+from stillhouse.head.sampled import Sampled
 from stillhouse.head.sparse import TopK
 from stillhouse.head.translation import Translation
 
@@ -19,6 +20,7 @@ __all__ = [
     "Pairing",
     "Predictions",
     "RowwiseLoss",
+    "Sampled",
     "Term",
     "TopK",
     "Translation",

@@ -13,6 +13,7 @@ from stillhouse.head.lm_head import Head
 from stillhouse.head.normalizer import log_normalizer
 from stillhouse.head.pairing import Pairing
 from stillhouse.head.products import statistics_dtype
+from stillhouse.head.sampled import Sampled
 from stillhouse.head.sparse import Survey, TopK, gather, survey, top_k
 from stillhouse.head.translation import Translation
 
@@ -35,6 +36,7 @@ class Predictions:
         pairing: of a teacher with a tokenizer of its own: how its rows correspond to the student's. None: one by one.
         translation: of such a teacher: how its tokens correspond to the student's. None: they are the same.
         embedded: the model's input embeddings of what was read and of what came next, for methods that ask for them.
+        sampled: of a student's: what was noted of the labels when a model wrote them; None: nobody wrote in this run.
     """
 
     hidden: Tensor
@@ -46,6 +48,7 @@ class Predictions:
     pairing: Pairing | None = None
     translation: Translation | None = None
     embedded: Embedded | None = None
+    sampled: Sampled | None = None
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
@@ -76,6 +79,7 @@ class Predictions:
             inputs=None if self.inputs is None else self.inputs[rows],
             pairing=None,
             embedded=None if self.embedded is None else self.embedded.at(rows),
+            sampled=None if self.sampled is None else self.sampled.at(rows),
         )
 
     def means(self, index: Tensor, bounds: Tensor) -> Predictions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,24 @@ from torch import Tensor, nn
 from stillhouse import schedule
 from stillhouse.divergence import Divergence, Rows
 from stillhouse.divergence import build as build_divergence
-from stillhouse.head import ALONE, MONITORS, Blocks, Head, Pairing, Predictions, Term, parted, rowwise_loss
+from stillhouse.head import (
+    ALONE,
+    MONITORS,
+    Blocks,
+    Head,
+    Pairing,
+    Predictions,
+    Sampled,
+    Term,
+    parted,
+    rowwise_loss,
+)
 from stillhouse.head.rowwise import Monitor
 from stillhouse.methods.clock import Clock
 from stillhouse.methods.contextual import ContextualRows, ContextualVocabulary
 from stillhouse.methods.pair import TokenizerPair
+
+Unit = Literal["token", "sequence"]
 
 
 @dataclass
@@ -43,6 +56,8 @@ class Method(nn.Module):
         needs_teacher: whether `forward` wants the teacher's predictions.
         follows_means: whether `after_step` wants the means of the step that was taken.
         needs_embeddings: whether `forward` wants both sides' input embeddings beside their predictions.
+        unit: what the loss is a mean of, over the whole optimizer step; `forward` gives sums of it.
+        appraises: whether `appraise` is asked of what the student has written.
         blocks: block sizes of the head, or None for the rule of the device.
         tokenizers: both sides' tokens, where they are not the same; given before training.
         contextual: CDM's vocabulary, where the recipe puts it under a method that has another; given before training.
@@ -51,6 +66,8 @@ class Method(nn.Module):
     needs_teacher: bool = True
     follows_means: bool = False
     needs_embeddings: bool = False
+    unit: Unit = "token"
+    appraises: bool = False
 
     def __init__(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -78,6 +95,18 @@ class Method(nn.Module):
 
         `teacher` predicts the same N tokens; with a tokenizer of its own it predicts others, and its `pairing` says
         which of them correspond.
+        """
+        raise NotImplementedError
+
+    def appraise(self, teacher: Predictions, sampled: Sampled) -> Tensor:
+        """What each token [N] is worth that the student has just written, before it learns from it: [N].
+
+        The worths of all tokens of the optimizer step, of all ranks, are then brought to mean 0 and variance 1; the
+        result is the `advantage` of `Sampled`. Only a method that `appraises` is asked.
+
+        Args:
+            teacher: its predictions of those tokens, every sequence's in order.
+            sampled: the student's own notes of them; the advantage is not known yet.
         """
         raise NotImplementedError
 
