@@ -6,6 +6,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -47,6 +48,11 @@ def greedy_twin(
     return ids[len(prompt) :], False
 
 
+def plain(response: Response) -> Response:
+    """Without the notes of its tokens."""
+    return replace(response, ids=(), log_probability=(), importance=())
+
+
 @pytest.fixture(scope="module")
 def one_by_one(model, tokenizer) -> tuple[list[list[int]], int, list[Response]]:
     """Prompts, a token that about half of their responses come to, and the twin's responses that end with it."""
@@ -63,20 +69,26 @@ def test_greedy_equals_one_by_one_whatever_the_batch_and_order(model, tokenizer,
     assert {response.finished for response in expected} == {True, False}, "rows of a batch end at different times"
     order = random.Random(1).sample(range(len(prompts)), len(prompts))
     shuffled = [prompts[i] for i in order]
-    assert respond(model, tokenizer, shuffled, GREEDY, seed=1, batch_size=batch_size, stop=[stop]) == [
-        expected[i] for i in order
-    ]
+    responses = respond(model, tokenizer, shuffled, GREEDY, seed=1, batch_size=batch_size, stop=[stop])
+    assert [plain(response) for response in responses] == [expected[i] for i in order]
 
 
-def test_what_is_drawn_depends_on_seed_prompts_and_batch_size_only(model, tokenizer):
+def test_what_is_drawn_depends_on_seed_and_prompts_only(model, tokenizer):
     prompts = some_prompts(9)
 
     def drawn(seed: int = 10, batch_size: int = 4) -> list[str]:
         torch.manual_seed(random.randrange(1 << 30))  # the state of the surrounding program
         return generate(model, tokenizer, prompts, DRAWN, seed=seed, batch_size=batch_size)
 
-    assert drawn() == drawn()
+    assert drawn() == drawn(batch_size=1) == drawn(batch_size=9)
     assert drawn() != drawn(seed=20)
+
+
+def test_a_prompt_keeps_its_own_seed_among_others(model, tokenizer):
+    prompts, seeds = some_prompts(7), [(5, index) for index in range(7)]
+    together = respond(model, tokenizer, prompts, DRAWN, seed=seeds, batch_size=7)
+    alone = respond(model, tokenizer, prompts[3:4], DRAWN, seed=seeds[3:4], batch_size=1)[0]
+    assert alone.text == together[3].text and alone.ids == together[3].ids
 
 
 def test_batches_of_the_same_prompts_are_drawn_apart(model, tokenizer):
@@ -214,7 +226,7 @@ def test_the_room_ends_a_response_as_it_would_alone(model, tokenizer):
     for prompt, response in zip(prompts, answered, strict=True):
         room = max(0, min(12, 64 - len(prompt)))
         ids, finished = greedy_twin(model, prompt, room)
-        assert response == Response(tokenizer.decode(ids), finished, clipped=room < 12)
+        assert plain(response) == Response(tokenizer.decode(ids), finished, clipped=room < 12)
 
 
 def test_max_length_counts_prompt_and_response(tokenizer):

@@ -11,8 +11,32 @@ from stillhouse.catalogue.axes import ALIGNERS, VOCABULARIES
 from stillhouse.catalogue.divergences import DIVERGENCES
 from stillhouse.catalogue.entry import Entry, Parameter, find, settle
 from stillhouse.catalogue.methods import METHODS
+from stillhouse.catalogue.sources import SOURCES
 
 # The sections of a recipe that name an entry, with its settings beside the name.
-NAMED: Mapping[str, Mapping[str, Entry]] = {"method": METHODS, "alignment": ALIGNERS, "vocabulary": VOCABULARIES}
+NAMED: Mapping[str, Mapping[str, Entry]] = {
+    "method": METHODS,
+    "alignment": ALIGNERS,
+    "vocabulary": VOCABULARIES,
+    "rollout": SOURCES,
+}
 
-__all__ = ["ALIGNERS", "DIVERGENCES", "METHODS", "NAMED", "VOCABULARIES", "Entry", "Parameter", "find", "settle"]
+
+def name_key(section: str) -> str:
+    """The key by which a section of `NAMED` names its entry: "method.name"."""
+    return f"{section}.source" if section == "rollout" else f"{section}.name"
+
+
+__all__ = [
+    "ALIGNERS",
+    "DIVERGENCES",
+    "METHODS",
+    "NAMED",
+    "SOURCES",
+    "VOCABULARIES",
+    "Entry",
+    "Parameter",
+    "find",
+    "name_key",
+    "settle",
+]

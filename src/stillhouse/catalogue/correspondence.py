@@ -27,7 +27,7 @@ def settled(axis: str, table: Mapping[str, Entry], given: Mapping[str, Any], met
     base = {key: value for key, value in own.items() if key != "name"} if own.get("name") == entry.name else {}
     if method.whole_groups and "merge" in entry.parameters:
         base = {"merge": "mean"}
-    chosen = {"name": entry.name, **settle(entry, {**base, **_settings(given)}, axis)}
+    chosen = {"name": entry.name, **settle(entry, _settings(given), axis, defaults=base)}
     _check(axis, chosen, method)
     return chosen
 

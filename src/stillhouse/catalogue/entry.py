@@ -23,6 +23,7 @@ class Parameter:
         aliases: The names that papers and their code give it.
         fixed: It is read once, at the start, so no schedule may move it.
         choices: The words that it may be, of a setting that is a word; a word without choices is a file's name.
+        whole: It is a whole number.
     """
 
     default: float | bool | str | None
@@ -33,6 +34,7 @@ class Parameter:
     aliases: tuple[str, ...] = ()
     fixed: bool = False
     choices: tuple[str, ...] | None = None
+    whole: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -88,10 +90,18 @@ def find(kind: str, table: Mapping[str, Entry], name: str, where: str = "") -> E
     raise unknown_name(where, kind, str(name), table, (alias for entry in table.values() for alias in entry.aliases))
 
 
-def settle(entry: Entry, settings: Mapping[str, Any], where: str = "", *, schedules: bool = False) -> dict[str, Any]:
+def settle(
+    entry: Entry,
+    settings: Mapping[str, Any],
+    where: str = "",
+    *,
+    schedules: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Every parameter of `entry`: `settings` by their own names or aliases, checked, and defaults for the rest.
 
     Raises Mistake for an unknown name, a value out of bounds, and a schedule where it may not be one (`schedules`).
+    `defaults` by the parameters' own names take the place of the entry's.
     """
     by_alias = {alias: name for name, parameter in entry.parameters.items() for alias in (name, *parameter.aliases)}
     settled: dict[str, Any] = {}
@@ -103,7 +113,8 @@ def settle(entry: Entry, settings: Mapping[str, Any], where: str = "", *, schedu
         if name in settled:
             raise Mistake(key_where, f"'{name}' is set twice, once by an alias", "keep one of them")
         settled[name] = _settled(value, entry.parameters[name], key_where, schedules)
-    return {name: settled.get(name, parameter.default) for name, parameter in entry.parameters.items()}
+    usual = {name: parameter.default for name, parameter in entry.parameters.items()} | dict(defaults or {})
+    return {name: settled.get(name, usual[name]) for name in entry.parameters}
 
 
 def _settled(value: Any, parameter: Parameter, where: str, schedules: bool) -> Any:
@@ -134,12 +145,14 @@ def _checked(value: Any, parameter: Parameter, where: str) -> Any:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise Mistake(where, f"must be a number, got {value!r}")
+    if parameter.whole and value != int(value):
+        raise Mistake(where, f"must be a whole number, got {value!r}")
     too_low = value <= parameter.low if parameter.open_low else value < parameter.low
     if too_low or value > parameter.high:
         low = f"{'above' if parameter.open_low else 'at least'} {parameter.low:g}"
         high = f" and at most {parameter.high:g}" if math.isfinite(parameter.high) else ""
         raise Mistake(where, f"must be {low}{high}, got {value!r}")
-    return float(value)
+    return int(value) if parameter.whole else float(value)
 
 
 def _word(value: Any, choices: tuple[str, ...], where: str) -> str:

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stillhouse.catalogue import NAMED
+from stillhouse.catalogue import NAMED, name_key
 from stillhouse.recipe.parse import OPTIONS
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section, section_in, types_of
@@ -78,7 +78,8 @@ def _default(field: dataclasses.Field[Any], verb: str) -> str:
         return ".name=sft"
     if field.name in NAMED:
         made = None if field.default_factory is dataclasses.MISSING else field.default_factory()
-        return f".name={'null' if made is None else made['name']}"
+        key = name_key(field.name).removeprefix(field.name)
+        return f"{key}={'null' if made is None else made['name']}"
     if field.default is not dataclasses.MISSING:
         value = field.default
     elif field.default_factory is not dataclasses.MISSING:

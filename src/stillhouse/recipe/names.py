@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from stillhouse.catalogue import NAMED
+from stillhouse.catalogue import NAMED, name_key
 from stillhouse.mistakes import Mistake, shorten
 from stillhouse.recipe import lora, trainer_arguments
 from stillhouse.recipe.section import Section, section_in, types_of
@@ -47,7 +47,7 @@ def all_keys(schema: type[Section]) -> Iterator[str]:
         elif key == lora.SECTION:
             yield from (f"{key}.{setting}" for setting in lora.arguments())
         elif key in NAMED:
-            yield f"{key}.name"
+            yield name_key(key)
             yield from sorted({f"{key}.{name}" for entry in NAMED[key].values() for name in entry.parameters})
 
 

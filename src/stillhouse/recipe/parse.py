@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from stillhouse.catalogue import METHODS, NAMED, find
+from stillhouse.catalogue import METHODS, NAMED, find, name_key
 from stillhouse.mistakes import Mistake, shorten
 from stillhouse.recipe.document import Located, read_command_line, read_document, read_scalar
 from stillhouse.recipe.inspection import InspectOptions, from_recipe
@@ -93,7 +93,7 @@ def _gather(verb: str, schema: type[Section], arguments: Sequence[str]) -> Locat
             raise unknown_key(schema, key, located.places[key])
     for section in NAMED if schema is Recipe else ():
         if isinstance(located.values.get(section), str):
-            located.put(f"{section}.name", located.values.pop(section), located.places[section])
+            located.put(name_key(section), located.values.pop(section), located.places[section])
     if schema is InspectOptions and "recipe" in given:
         _lay_recipe(located, given["recipe"], given)
     for key, value in given.items():
@@ -126,7 +126,7 @@ def _lay_recipe(located: Located, path: str, given: Mapping[str, Any]) -> None:
     name = written.get("method.name", written.get("method"))
     has_teacher = any(key.partition(".")[0] == "teacher" for key in written)
     recipe = parse("sft" if str(name).lower() == "sft" or (name is None and not has_teacher) else "distill", [path])
-    replaced = [section for section in NAMED if section in given or f"{section}.name" in given]
+    replaced = [section for section in NAMED if section in given or name_key(section) in given]
     replaced += ["data", "split", "limit"] if "text" in given else []
     for key, value in from_recipe(recipe).items():
         if key not in replaced and not any(known.partition(".")[0] == key for known in located.places):
@@ -146,7 +146,7 @@ def _override(schema: type[Section], located: Located, key: str, value: Any) -> 
     annotation, place = annotation_at(schema, key), f"--{key}"
     section = section_in(annotation) is not None or dict in (annotation, *get_args(annotation))
     if key in NAMED and not (key != "method" and value == "null"):
-        key, section = f"{key}.name", False
+        key, section = name_key(key), False
     elif section:
         empties = ("null", "{}") if dict in get_args(annotation) else ("null",)
         if value not in empties or type(None) not in get_args(annotation):
@@ -175,7 +175,7 @@ def _settle_verb(verb: str, located: Located) -> None:
     name = values.get("method.name")
     entry = find("method", METHODS, name, "method.name") if name is not None else None
     if verb == "sft":
-        for section in ("teacher", "alignment", "vocabulary"):
+        for section in ("teacher", *(section for section in NAMED if section != "method")):
             if any(key.startswith(f"{section}.") for key in values):
                 raise Mistake(section, "is not asked by sft", "remove it, or run stillhouse distill")
         if entry is not None and entry.needs_teacher:

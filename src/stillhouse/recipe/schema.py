@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import ClassVar, Literal
 
 from stillhouse.catalogue import ALIGNERS, METHODS, VOCABULARIES, Entry, correspondence, find, settle
+from stillhouse.catalogue.sources import rollout_of
 from stillhouse.mistakes import Mistake, unknown_name
 from stillhouse.model_folders import is_run
 from stillhouse.recipe import lora, trainer_arguments
@@ -178,6 +179,9 @@ class Recipe(Section):
     method: dict = setting("name and settings, see `stillhouse methods`", {"name": "sft"})
     alignment: dict | None = setting("which positions of two tokenizers correspond: name and settings", None)
     vocabulary: dict | None = setting("which tokens of two tokenizers correspond: name and settings", None)
+    rollout: dict | None = setting(
+        "who writes the responses: dataset, teacher, student, mixed, adaptive, paired; null: as the method has it", None
+    )
     head: HeadBlocks = setting("how the work on the vocabulary is cut into blocks", HeadBlocks())
     training: dict = setting("transformers.TrainingArguments' own names", {})
     evaluation: Evaluation = setting("after every epoch, where data.eval is given", Evaluation())
@@ -195,11 +199,14 @@ class Recipe(Section):
                 raise Mistake(axis, f"is not asked by {method.name}, which learns from text alone", "remove it")
             if getattr(self, axis) is not None:
                 object.__setattr__(self, axis, correspondence.settled(axis, table, getattr(self, axis), method))
+        object.__setattr__(self, "rollout", rollout_of(method, self.rollout))
         object.__setattr__(self, "training", trainer_arguments.settle(self.training))
+        self._check_rollout()
         if method.needs_teacher and self.teacher is None:
             wrong = f"is missing; {method.name} learns from a teacher"
             raise Mistake("teacher.model", wrong, "add teacher: {model: ...}")
-        if self.teacher is not None and not method.needs_teacher:
+        writes = self.rollout is not None and self.rollout["source"] == "teacher"
+        if self.teacher is not None and not method.needs_teacher and not writes:
             wrong = f"is not asked by {method.name}, which learns from text alone"
             raise Mistake("teacher", wrong, "remove it, or take another method")
         if self.data.max_batch_tokens is not None and "train_sampling_strategy" in self.training:
@@ -208,6 +215,30 @@ class Recipe(Section):
         for key, part in (("name", self.run_name), ("student.model", self.student_name)):
             if not re.fullmatch(r"[^/\\\0]*[^/\\\0.][^/\\\0]*", part):
                 raise Mistake(key, f"'{part}' cannot name a folder", "write a plain name")
+
+    def _check_rollout(self) -> None:
+        """What else a source of responses asks of the recipe, or cannot go together with."""
+        assert self.rollout is not None
+        source = self.rollout["source"]
+        if source == "teacher" and self.teacher is None:
+            raise Mistake("rollout.source", "there is no teacher to write", "add teacher: {model: ...}")
+        if source in ("dataset", "teacher"):
+            return
+        if not self.entry.needs_teacher:
+            wrong = f"would teach {self.entry.name} nothing but what the student says already"
+            raise Mistake("rollout.source", wrong, "write dataset or teacher")
+        if self.data.scored == "all":
+            wrong = "makes prompts into responses, and the student would have nothing to answer"
+            raise Mistake("data.scored", wrong, "write response, or rollout.source: dataset")
+        if self.data.max_batch_tokens is not None:
+            wrong = "counts the data set's responses, but the student writes its own"
+            raise Mistake("data.max_batch_tokens", wrong, "write training.per_device_train_batch_size")
+        if self.training["parity"]:
+            raise Mistake("training.parity", "repeats a loop on the data set alone", "write rollout.source: dataset")
+        if source == "adaptive" and self.data.eval is None:
+            raise Mistake("data.eval", "is missing; rollout.source: adaptive goes by the dev loss", "name dev rows")
+        if self.rollout.get("teacher_mix", 0.0) and self.teacher is None:
+            raise Mistake("rollout.teacher_mix", "there is no teacher to mix in", "remove it")
 
     @property
     def entry(self) -> Entry:

@@ -1,5 +1,6 @@
 """Who writes the response: sampling from a model, and files of rows whose responses a model wrote."""
 
+from stillhouse.rollout.author import load_author
 from stillhouse.rollout.generate import Response, generate, respond
 from stillhouse.rollout.prompts import Prompts, encode_prompts, end_of_turn
 from stillhouse.rollout.sampling import Sampling
@@ -13,6 +14,7 @@ __all__ = [
     "encode_prompts",
     "end_of_turn",
     "generate",
+    "load_author",
     "respond",
     "write_responses",
 ]

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.adapters import bare
 from stillhouse.mistakes import Mistake
 from stillhouse.models import longest_input
 from stillhouse.progress import track
+from stillhouse.rollout.drawing import Beside, Drawing, Seed
 from stillhouse.rollout.sampling import Sampling
 
 
@@ -32,11 +32,18 @@ class Response:
         text: up to the first token that ends a text, without special tokens, white space kept.
         finished: whether such a token was written; else the response is broken off at its budget.
         clipped: whether the room left fewer than `max_new_tokens`.
+        ids: the tokens of it, the one that ends it included.
+        log_probability: of each, by the model at the temperature of sampling, in nats.
+        importance: of each, the model's probability over that of what it was drawn from; 1 unless a second model had
+            a share in that.
     """
 
     text: str
     finished: bool
     clipped: bool
+    ids: Sequence[int] = ()
+    log_probability: Sequence[float] = ()
+    importance: Sequence[float] = ()
 
 
 def generate(
@@ -60,20 +67,25 @@ def respond(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
-    seed: int,
+    seed: int | Sequence[Seed],
     batch_size: int,
-    description: str = "generating",
+    description: str | None = "generating",
     max_length: int | None = None,
     stop: Sequence[int] = (),
+    beside: PreTrainedModel | None = None,
+    share: float = 0.0,
 ) -> list[Response]:
     """One response to each of `prompts` (token ids), in their order.
 
-    It depends on the model, `seed`, `prompts`, `sampling` and `batch_size` only; greedy responses not even on
-    `batch_size`, beyond numerical ties. The model's mode and the global random state are left as they were.
+    It depends on the model, its own seed, its prompt and `sampling` only, beyond numerical ties. The model's mode and
+    the global random state are left as they were.
 
     Args:
+        seed: of all, with the place of each prompt; or one seed for each.
+        description: of the progress bar; None shows none.
         max_length: prompt and response together have at most this many tokens; the model's own limit always holds.
         stop: token ids that end a response, besides the tokenizer's end-of-text token.
+        beside: a second model of this tokenizer, whose probabilities have the share `share` in what is drawn from.
 
     Raises:
         Mistake: a prompt without tokens, or a batch size below 1.
@@ -87,18 +99,20 @@ def respond(
     stop_ids = _stop_ids(tokenizer, stop)
     budgets = _budgets(prompts, sampling.max_new_tokens, _room(model, max_length))
     settings = _settings(model, tokenizer, sampling, stop_ids)
-    written: list[list[int]] = [[] for _ in prompts]
+    seeds = [(seed, index) for index in range(len(prompts))] if isinstance(seed, int) else seed
+    responses = [Response("", finished=False, clipped=budget < sampling.max_new_tokens) for budget in budgets]
     with _undisturbed(model):
         batches = plan_batches([len(prompt) for prompt in prompts], budgets, batch_size)
-        for number, batch in enumerate(track(batches, description, total=len(batches))):
-            torch.manual_seed(_batch_seed(seed, number))
+        for batch in batches if description is None else track(batches, description, total=len(batches)):
             config = GenerationConfig(max_new_tokens=budgets[batch[0]], **settings)
-            for index, ids in zip(batch, _write(model, [prompts[i] for i in batch], config), strict=True):
-                written[index] = ids
-    return [
-        _response(tokenizer, ids, stop_ids, clipped=budget < sampling.max_new_tokens)
-        for ids, budget in zip(written, budgets, strict=True)
-    ]
+            input_ids, mask = _padded([prompts[index] for index in batch], settings["pad_token_id"])
+            reader = None if beside is None else Beside(beside, mask)
+            drawing = Drawing(sampling, [seeds[index] for index in batch], reader, share)
+            written = _write(model, input_ids, mask, config, drawing)
+            notes = zip(*(note.tolist() for note in drawing.notes()), strict=True)
+            for index, ids, noted in zip(batch, written, notes, strict=True):
+                responses[index] = _response(tokenizer, ids, stop_ids, noted, clipped=responses[index].clipped)
+    return responses
 
 
 def plan_batches(lengths: Sequence[int], budgets: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -144,17 +158,8 @@ def _settings(
     # A model's vocabulary may be padded beyond its tokenizer's (Qwen): those ids are no text and never drawn.
     known = 1 + max(tokenizer.get_vocab().values())
     vocabulary = model.config.get_text_config().vocab_size
-    draw: dict[str, Any] = {"do_sample": False}
-    if not sampling.greedy:
-        # Transformers' own default of top_k is 50, which would cut the distribution.
-        draw = {
-            "do_sample": True,
-            "temperature": float(sampling.temperature),
-            "top_p": float(sampling.top_p),
-            "top_k": sampling.top_k,
-        }
     return {
-        **draw,
+        "do_sample": False,  # `Drawing` leaves one token of every step
         "no_repeat_ngram_size": sampling.no_repeat_ngram_size,
         "suppress_tokens": list(range(known, vocabulary)) or None,
         "eos_token_id": stop_ids,
@@ -166,46 +171,57 @@ def _settings(
 
 @contextmanager
 def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
-    """`model` in evaluation mode and without generation defaults of its own; all of it, and the random state, restored.
+    """`model` in evaluation mode and without generation defaults of its own; all of it restored.
 
     `generate` fills what a config leaves open from `model.generation_config`, so a fresh config alone does not help.
     """
-    device = model.device
     training = [module for module in model.modules() if module.training]
     own_defaults = model.generation_config
-    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-        model.eval()
-        model.generation_config = GenerationConfig()
-        try:
-            yield
-        finally:
-            model.generation_config = own_defaults
-            # One by one: a part may have been in evaluation mode while the rest was in training.
-            for module in training:
-                module.training = True
+    model.eval()
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own_defaults
+        # One by one: a part may have been in evaluation mode while the rest was in training.
+        for module in training:
+            module.training = True
 
 
-def _batch_seed(seed: int, number: int) -> int:
-    """A seed for batch `number`, far from those of its neighbours and of other seeds' batches."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
-
-
-def _write(model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> list[list[int]]:
-    """The tokens written after each of `prompts`, with whatever fills a row up after its end."""
+def _padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """`prompts` padded on the left, and their mask, by length, since the padding is also a real token: [B, P]."""
     longest = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), longest), int(config.pad_token_id))  # [B, P]
-    mask = torch.zeros_like(input_ids)  # by length: the padding is also a real token
+    input_ids = torch.full((len(prompts), longest), int(pad))
+    mask = torch.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
         input_ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
-    output = model.generate(input_ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
+    return input_ids, mask
+
+
+def _write(model: Any, input_ids: Tensor, mask: Tensor, config: GenerationConfig, drawing: Drawing) -> list[list[int]]:
+    """The tokens written after each prompt, with whatever fills a row up after its end."""
+    output = model.generate(
+        input_ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=config,
+        logits_processor=LogitsProcessorList([drawing]),
+    )
     assert isinstance(output, Tensor)
-    return output[:, longest:].tolist()  # [B, at most max_new_tokens]
+    return output[:, input_ids.shape[1] :].tolist()  # [B, at most max_new_tokens]
 
 
-def _response(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop_ids: list[int], *, clipped: bool) -> Response:
+def _response(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[int],
+    stop_ids: list[int],
+    notes: Sequence[list[float]],
+    *,
+    clipped: bool,
+) -> Response:
     end = next((position for position, token in enumerate(ids) if token in stop_ids), len(ids))
     # The clean-up of spaces before punctuation would change what the model wrote.
     text = tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
-    return Response(text, finished=end < len(ids), clipped=clipped)
+    whole = end + (end < len(ids))
+    return Response(text, end < len(ids), clipped, ids[:whole], *(note[:whole] for note in notes))

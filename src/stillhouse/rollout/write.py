@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from stillhouse import store
 from stillhouse.data import Row, read_rows
 from stillhouse.data.conversation import RESPONSE_KEYS
 from stillhouse.data.encode import Limits
-from stillhouse.data.templates import build
+from stillhouse.data.templates import Template, build
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
@@ -23,6 +23,8 @@ from stillhouse.rollout.prompts import encode_prompts, end_of_turn
 from stillhouse.rollout.sampling import Sampling
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from stillhouse.recipe import GenerateOptions
 
 
@@ -78,29 +80,67 @@ def write_responses(options: GenerateOptions) -> Written:
     if said := remark(options.model):
         print(said, file=sys.stderr)
     tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
-    template = build(options.template, tokenizer)
-    prompts = encode_prompts(rows, template, tokenizer, limits)
     identify(options.model, trust_remote_code=options.trust_remote_code)  # refuses a folder that does not verify
-    responses = respond(
-        load_author(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code),
+    found, written = answer(
+        rows,
+        lambda: load_author(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code),
         tokenizer,
-        prompts.input_ids,
+        build(options.template, tokenizer),
+        limits,
         sampling,
         seed=options.seed,
         batch_size=options.batch_size,
         description=f"answering {Path(options.data).name}",
-        max_length=limits.max_length,
-        stop=end_of_turn(template, tokenizer),
     )
-    answered = [answered_row(row, said.text) for row, said in zip(rows, responses, strict=True) if said.text.strip()]
+    answered = [row for row in found if row is not None]
     if not answered:
         raise Mistake(
             options.model, f"none of its {len(rows)} responses has a word in it", "is it trained on this template?"
         )
     store.write_jsonl(out, answered)
-    written = count(responses, prompts.cut)
     print(f"{out}: {'; '.join(written.lines())}")
     return written
+
+
+def answer(
+    rows: Sequence[Row],
+    load: Callable[[], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    limits: Limits,
+    sampling: Sampling,
+    *,
+    seed: int,
+    batch_size: int,
+    description: str,
+    places: Sequence[int] | None = None,
+) -> tuple[list[dict[str, Any] | None], Written]:
+    """Every row with its response replaced by the model's, None for a response without a word; and the count of all.
+
+    Args:
+        rows: with prompts.
+        load: gives the model, once every prompt is known to be one.
+        places: of the rows among all that one seed is for; by default they are all.
+
+    Raises:
+        Mistake: a row has no prompt.
+    """
+    prompts = encode_prompts(rows, template, tokenizer, limits)
+    responses = respond(
+        load(),
+        tokenizer,
+        prompts.input_ids,
+        sampling,
+        seed=[(seed, place) for place in (places if places is not None else range(len(rows)))],
+        batch_size=batch_size,
+        description=description,
+        max_length=limits.max_length,
+        stop=end_of_turn(template, tokenizer),
+    )
+    answered = [
+        answered_row(row, said.text) if said.text.strip() else None for row, said in zip(rows, responses, strict=True)
+    ]
+    return answered, count(responses, prompts.cut)
 
 
 def count(responses: list[Response], cut: int) -> Written:

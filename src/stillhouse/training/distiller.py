@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stillhouse.data.collate import Packed
-from stillhouse.head import Head, Pairing, Predictions, Translation, at_scored
+from stillhouse.head import Head, Pairing, Predictions, Sampled, Translation, at_scored
 from stillhouse.methods import Clock, Method, SupervisedFineTuning
 from stillhouse.models import embedded, last_hidden
 from stillhouse.teacher import LiveTeacher
@@ -53,6 +53,7 @@ class Distiller(nn.Module):
         predicted: Predictions | None = None,
         teacher: dict[str, Any] | None = None,
         pairing: dict[str, Any] | None = None,
+        sampled: dict[str, Tensor] | None = None,
         yardstick: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the loss over the scored tokens of a batch, and the named sums to report.
@@ -67,6 +68,7 @@ class Distiller(nn.Module):
             predicted: the teacher's predictions, where it has been asked already.
             teacher: the same examples as the teacher's own tokenizer writes them, as a batch; None: ids are shared.
             pairing: how the rows of such a batch correspond to the student's: a `Pairing` as a dictionary.
+            sampled: what was noted of the labels when they were written: a `Sampled` as a dictionary.
             yardstick: take the cross-entropy, by which every method is measured, and leave method and teacher alone.
         """
         hidden = last_hidden(self.student, input_ids, attention_mask, packed)  # [B, L, d]
@@ -83,6 +85,8 @@ class Distiller(nn.Module):
         def loss(hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             head = Head.of(self.student, self.vocabulary)
             student = at_scored(hidden, head, labels, scored_at, sequence, input_ids)
+            if sampled is not None:
+                student = replace(student, sampled=Sampled(**sampled))
             if yardstick:
                 terms = SupervisedFineTuning()(student, None)
             else:

@@ -119,6 +119,10 @@ def check_sharding(recipe: Recipe, arguments: TrainingArguments) -> None:
         wrong = "a single process has the whole teacher anyway"
         raise Mistake("teacher.shard", wrong, "write none, or start several: accelerate launch")
     sharded = processes.sharding(arguments)
+    assert recipe.rollout is not None
+    if sharded and recipe.rollout["source"] not in ("dataset", "teacher"):
+        wrong = f"a student in shards ({sharded}) does not write while it trains"
+        raise Mistake("rollout.source", wrong, "write dataset or teacher, or train with whole copies (DDP)")
     if sharded and recipe.data.eval is not None and recipe.evaluation.generate:
         raise Mistake(
             "evaluation.generate",

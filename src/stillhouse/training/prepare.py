@@ -25,8 +25,10 @@ from stillhouse.data.tokenizer import pad_id
 from stillhouse.head import Blocks, Head, probe
 from stillhouse.methods import Method
 from stillhouse.methods import build as build_method
+from stillhouse.mistakes import Mistake
 from stillhouse.models import last_hidden, load_causal_lm
 from stillhouse.recipe import Recipe
+from stillhouse.rollout import end_of_turn
 from stillhouse.teacher import LiveTeacher, shard
 from stillhouse.training import processes
 from stillhouse.training.budget import TokenBudget
@@ -34,9 +36,12 @@ from stillhouse.training.dev import DevSet
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.guard import Guard
 from stillhouse.training.log import Progress, RunLog, logger
+from stillhouse.training.on_policy import OnPolicy
 from stillhouse.training.packing import check_packing
 from stillhouse.training.paired import PairedCollator, PairedDataset
 from stillhouse.training.preflight import Tokenizers
+from stillhouse.training.rewriting import OwnTokens
+from stillhouse.training.teacher_rows import written_by_teacher
 from stillhouse.training.trainer import DistillationTrainer
 from stillhouse.training.two_tokenizers import TwoTokenizers
 
@@ -66,6 +71,9 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
     template = build_template(data.template, tokenizer)
     limits = Limits(data.max_length, data.max_prompt_length, data.cut, data.bos, data.scored)
     rows = read_rows(data.train, split=data.train_split, limit=data.limit)
+    assert recipe.rollout is not None
+    if recipe.rollout["source"] == "teacher":
+        rows = written_by_teacher(recipe, rows, tokenizers, folder)
     two = None if tokenizers.teacher is None else TwoTokenizers.of(recipe, tokenizer, tokenizers.teacher)
     if two is None:
         train = _encoded(data.train, rows, template, tokenizer, limits)
@@ -80,6 +88,24 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
     )
     if arguments.world_size > 1:
         logger.info(f"{arguments.world_size} processes, {arguments.parallel_mode.value}")
+    on_policy = None
+    if recipe.rollout["source"] not in ("dataset", "teacher"):
+        items = OwnTokens(train)
+        if two is not None:
+            assert isinstance(train, PairedDataset)
+            items = two.own_text(recipe, rows, template, limits, train)
+        on_policy = OnPolicy(
+            recipe.rollout,
+            distiller,
+            tokenizer,
+            items,
+            _collator(recipe, tokenizer, two),
+            stop=end_of_turn(template, tokenizer),
+            max_length=data.max_length,
+            seed=recipe.seed,
+            folder=folder,
+            dev_loss=None if dev is None else dev.loss,
+        )
     origins = dict(zip(train.samples.tolist(), train.origins, strict=True))
     trainer = DistillationTrainer(
         distiller,
@@ -92,6 +118,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
         save_every=recipe.training.get("save_steps"),
         budget=_budget(recipe, train, arguments),
         param_groups=recipe.training.get("param_groups", ()),
+        on_policy=on_policy,
         data_collator=_collator(recipe, tokenizer, two),
         train_dataset=train,
         eval_dataset=None if dev is None else dev.encoded,
@@ -169,6 +196,7 @@ def _distiller(
         check_packing(student, "student")
     teacher = None
     if method.needs_teacher and recipe.teacher is not None:
+        _check_mix(recipe, two)
         vocabulary = len(tokenizer if two is None else two.teacher)
         teacher = LiveTeacher(_teacher(recipe, arguments), vocabulary, recipe.teacher.window)
     if two is not None:
@@ -181,6 +209,18 @@ def _distiller(
     set_seed(recipe.seed)
     translation = None if two is None or two.translation is None else two.translation.to(arguments.device)
     return Distiller(student, method, teacher, len(tokenizer), translation)
+
+
+def _check_mix(recipe: Recipe, two: TwoTokenizers | None) -> None:
+    """A teacher that has a share in every token must say the student's tokens, and be whole."""
+    assert recipe.rollout is not None and recipe.teacher is not None
+    if not recipe.rollout.get("teacher_mix", 0.0):
+        return
+    if two is not None:
+        wrong = "draws tokens from both models, but the teacher has other tokens"
+        raise Mistake("rollout.teacher_mix", wrong, "write 0")
+    if recipe.teacher.shard != "none":
+        raise Mistake("rollout.teacher_mix", "draws from a teacher that is whole", "write teacher.shard: none")
 
 
 def _teacher(recipe: Recipe, arguments: TrainingArguments) -> PreTrainedModel:

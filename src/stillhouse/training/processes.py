@@ -59,6 +59,11 @@ def check_wrapper(used: DistributedType, arguments: TrainingArguments) -> None:
         raise Mistake("training.fsdp", wrong, "it needs GPUs, and several processes")
 
 
+def rank() -> int:
+    """The number of this process, from 0."""
+    return distributed.get_rank() if _grouped() else 0
+
+
 def by_first(work: Callable[[], Found]) -> Found:
     """What `work` gives, done by the first process alone and sent to all; its Mistake is everybody's."""
     if not _grouped():

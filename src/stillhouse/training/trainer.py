@@ -36,6 +36,7 @@ from stillhouse.training.distiller import Distiller
 from stillhouse.training.guard import ADVICE, Guard, skip
 from stillhouse.training.log import logger
 from stillhouse.training.meters import Means, Meters
+from stillhouse.training.on_policy import OnPolicy
 from stillhouse.training.optimizer import dskd_groups, dskd_schedule, give_named_groups, give_own_groups, taid_groups
 from stillhouse.training.sampling import LengthGrouped
 
@@ -56,6 +57,7 @@ class DistillationTrainer(Trainer):
         save_every: steps between two versions of `last/` within an epoch; None: at the end of epochs only.
         parity: optimizer groups, learning rates and reduction of an official loop: the DSKD line's or TAID's.
         budget: the batches, where their size is a number of tokens; else a number of examples.
+        on_policy: who writes the responses, where the student has a part in that.
         param_groups: parameters by the patterns of their names that have a learning rate or a decay of their own.
     """
 
@@ -73,12 +75,15 @@ class DistillationTrainer(Trainer):
         save_every: int | None,
         budget: TokenBudget | None = None,
         param_groups: Sequence[dict[str, Any]] = (),
+        on_policy: OnPolicy | None = None,
         **options: Any,
     ) -> None:
         super().__init__(model=distiller, args=args, **options)
         self.distiller, self.tokenizer, self.run_folder = distiller, tokenizer, Path(str(args.output_dir))
         self._evaluate_distiller, self._keep, self._parity = evaluate, keep_best_of, parity
-        self._param_groups = param_groups
+        self._param_groups, self.on_policy = param_groups, on_policy
+        if on_policy is not None:
+            on_policy.autocast = lambda: self.accelerator.autocast()
         self.save_every, self.epoch_is_over, self.budget = save_every, False, budget
         self.order: TokenBudget | LengthGrouped | None = budget
         self._guard, self._bad = guard, torch.zeros((), dtype=torch.bool)
@@ -101,12 +106,22 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Sum over this micro-batch's scored tokens ÷ their number in the whole optimizer step, over all ranks."""
+        """Sum over this micro-batch's tokens (or sequences) ÷ their number in the whole optimizer step of all ranks."""
         assert num_items_in_batch is not None and not return_outputs
-        names = ("input_ids", "attention_mask", "labels", "scored_at", "packed", "predicted", "teacher", "pairing")
+        names = (
+            "input_ids",
+            "attention_mask",
+            "labels",
+            "scored_at",
+            "packed",
+            "predicted",
+            "teacher",
+            "pairing",
+            "sampled",
+        )
         loss, sums = model(**{name: inputs.get(name) for name in names}, clock=self.clock)
         real = inputs["attention_mask"] if "packed" not in inputs else torch.ones_like(inputs["input_ids"])  # [B, L]
-        scored = inputs["scored_at"].shape[0]
+        scored = self._units(inputs)
         self._guard.saw(loss, sums, inputs["sample"])
         if self._parity == "taid":
             loss, sums = loss / scored, {name: value / scored for name, value in sums.items()}
@@ -121,15 +136,35 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[dict[str, Any]], Tensor | int | None]:
         """The micro-batches of an optimizer step and their scored tokens; with what the teacher says of them."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.on_policy is not None and batches:
+            batches = self.on_policy.step(batches, self.clock)
+            count = self._get_num_items_in_batch(batches, device)
+        return self._asked_ahead(batches), count
+
+    def _asked_ahead(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`batches` with what the teacher says of several of them at once, where it is asked so."""
         teacher = self.distiller.teacher
-        if teacher is not None and teacher.window > 1 and len(batches) > 1 and self.distiller.method.needs_teacher:
-            batches = [self._prepare_inputs(batch) for batch in batches]
-            # Predictions are no tensors, so that no wrapper of the student casts what the teacher said.
-            for batch, predicted in zip(
-                batches, teacher.predict_all([batch.get("teacher", batch) for batch in batches]), strict=True
-            ):
-                batch["predicted"] = predicted
-        return batches, count
+        if teacher is None or teacher.window == 1 or len(batches) < 2 or not self.distiller.method.needs_teacher:
+            return batches
+        if "predicted" in batches[0]:  # to appraise what was written
+            return batches
+        asked: list[Any] = [self._prepare_inputs(batch) for batch in batches]
+        # Predictions are no tensors, so that no wrapper of the student casts what the teacher said.
+        for batch, predicted in zip(
+            asked, teacher.predict_all([batch.get("teacher", batch) for batch in asked]), strict=True
+        ):
+            batch["predicted"] = predicted
+        return asked
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        """Scored tokens of an optimizer step over all ranks, or its sequences, as the method's loss is a mean of."""
+        if self.distiller.method.unit == "token":
+            return super()._get_num_items_in_batch(batch_samples, device)
+        return self._summed_over_ranks(torch.tensor(sum(map(self._units, batch_samples)), device=device))
+
+    def _units(self, batch: dict[str, Any]) -> int:
+        """How many of what the method's loss is a mean of are in a micro-batch."""
+        return batch["scored_at" if self.distiller.method.unit == "token" else "sample"].shape[0]
 
     def _watch(self, sums: dict[str, Tensor], weight: int, attention_mask: Tensor) -> None:
         self._meters.add(sums, weight, attention_mask)
@@ -229,6 +264,8 @@ class DistillationTrainer(Trainer):
             logs.update(self._meters.read(self._summed_over_ranks))
             taken = replace(self.clock, step=max(0, self.state.global_step - 1))
             logs.update({name: float(value) for name, value in self.distiller.method.gauges(taken).items()})
+            if self.on_policy is not None:
+                logs.update(self.on_policy.gauges())
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
@@ -237,6 +274,8 @@ class DistillationTrainer(Trainer):
         with self._meters.paused():
             assert isinstance(self.model_wrapped, nn.Module)
             self._metrics = self._evaluate_distiller(self.model_wrapped, self.distiller)
+        if self.on_policy is not None:
+            self.on_policy.deciding.evaluated(self._metrics["eval_loss"])
         self.log(dict(self._metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, self._metrics)
         return self._metrics
@@ -257,6 +296,8 @@ class DistillationTrainer(Trainer):
                 if processes.is_first():
                     save_weights(folder, self.distiller, self.tokenizer, state)
                     self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                if self.on_policy is not None:
+                    self.on_policy.save(folder)
                 self._save_optimizer_and_scheduler(str(folder))
                 self._save_scaler(str(folder))
                 self._save_rng_state(str(folder))
@@ -270,6 +311,8 @@ class DistillationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load = load_sharded if self.is_fsdp_enabled else load_weights
         load(Path(resume_from_checkpoint), self.distiller)
+        if self.on_policy is not None:
+            self.on_policy.load(Path(resume_from_checkpoint))
 
 
 class _Moments(TrainerCallback):
@@ -277,6 +320,12 @@ class _Moments(TrainerCallback):
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """What is measured before the first step."""
+        if self.trainer.on_policy is not None:
+            assert isinstance(self.trainer.model_wrapped, nn.Module)
+            self.trainer.on_policy.begin(self.trainer.model_wrapped, state.global_step)
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The order of the epoch's batches; of several processes the Trainer does not say it after a resume."""

@@ -26,6 +26,7 @@ from stillhouse.recipe import Recipe
 from stillhouse.training.kept import kept_or_made, key_of
 from stillhouse.training.log import logger
 from stillhouse.training.paired import Align, PairedDataset
+from stillhouse.training.rewriting import OwnText, encoder
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class TwoTokenizers:
             Mistake: no example is left in both.
         """
         name = recipe.teacher.template if recipe.teacher is not None else None
-        theirs = build_template(name or recipe.data.template, self.teacher)
+        theirs = self._template(recipe)
         chosen = [recipe.data.template, name, self.alignment, self.pair.map if self._needs_the_map else None]
         key = key_of((self.student, self.teacher), *chosen, asdict(limits), [(row.origin, row.fields) for row in rows])
         paired = kept_or_made(key, lambda: self._made(recipe.data.train, rows, (template, theirs), limits))
@@ -98,18 +99,23 @@ class TwoTokenizers:
             logger.info(line)
         return paired
 
+    def own_text(self, recipe: Recipe, rows: Sequence[Row], template: Template, limits: Limits,
+                 train: PairedDataset) -> OwnText:  # fmt: skip
+        """What puts the student's text into both tokenisations of `train`, which is of the same rows."""
+        examples, _ = _examples(rows, (template, self._template(recipe)))
+        spans = alignment.ALIGNERS[self.alignment["name"]].spans or "bytes"
+        ours = encoder(self.student, limits, spans), encoder(self.teacher, replace(limits, bos=None), spans)
+        return OwnText(train, examples, ours, self._align(), solid=spans == "solid")
+
+    def _template(self, recipe: Recipe) -> Template:
+        """The teacher's."""
+        name = recipe.teacher.template if recipe.teacher is not None else None
+        return build_template(name or recipe.data.template, self.teacher)
+
     def _made(
         self, source: str, rows: Sequence[Row], templates: tuple[Template, Template], limits: Limits
     ) -> PairedDataset:
-        examples: tuple[list[Example], list[Example]] = ([], [])
-        unlike: list[str] = []
-        for row in rows:
-            sides = [template.examples(row) for template in templates]
-            if len(sides[0]) != len(sides[1]):
-                unlike.append(row.origin)
-                continue
-            for kept, side in zip(examples, sides, strict=True):
-                kept += side
+        examples, unlike = _examples(rows, templates)
         said = (
             [f"{len(unlike)} rows are left out, whose turns the templates cut otherwise: {unlike[0]}"] if unlike else []
         )
@@ -134,6 +140,22 @@ class TwoTokenizers:
         if self.pair.aligns_late:
             return None
         return alignment.build(self.alignment["name"], self.pair.student, self.pair.teacher, self.pair.map)
+
+
+def _examples(
+    rows: Sequence[Row], templates: tuple[Template, Template]
+) -> tuple[tuple[list[Example], list[Example]], list[str]]:
+    """Every row's examples on both sides, and the origins of rows that the templates cut into unlike turns."""
+    examples: tuple[list[Example], list[Example]] = ([], [])
+    unlike: list[str] = []
+    for row in rows:
+        sides = [template.examples(row) for template in templates]
+        if len(sides[0]) != len(sides[1]):
+            unlike.append(row.origin)
+            continue
+        for kept, side in zip(examples, sides, strict=True):
+            kept += side
+    return examples, unlike
 
 
 def _translation(chosen: Mapping[str, Any], pair: TokenizerPair) -> Translation:
