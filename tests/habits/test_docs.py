@@ -25,8 +25,8 @@ def test_the_page_says_everything_of_an_entry(monkeypatch: pytest.MonkeyPatch):
         "A thing. (Someone, 2026)",
         "    a + b",
         "| `slope` [s] | 1.5 | above 0 to 9; fixed | of the line |",
-        "*Who writes.* `rollout: {source: student, replay: true}` unless the recipe gives other settings; it learns from "
-        "student text alone.",
+        "*Who writes.* `rollout: {source: student, replay: true}` unless the recipe gives other settings; it learns "
+        "from student text alone.",
     ):
         assert said in section
     assert section.strip().endswith("*The official code.* It is wrong.")

@@ -38,8 +38,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "another tokenizer for a method that compares token by token": (
         {"teacher.model": "foreign", "method.name": "minillm"},
-        "teacher.model: has a tokenizer of its own (300 tokens here and 290 there), and minillm compares token by token; "
-        "take gkd or distillm",
+        "teacher.model: has a tokenizer of its own (300 tokens here and 290 there), and minillm compares token by "
+        "token; take gkd or distillm",
     ),
     "too few embeddings": (
         {"student.model": "narrow"},

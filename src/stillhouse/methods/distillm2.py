@@ -60,7 +60,7 @@ class Contrastive(Method):
 
     Attributes:
         anchors: [2], mean of (p - q) over the data's responses and of (q - p) over the student's in the first
-            optimizer step, p and q the geometric means of token probabilities; NaN before.
+            optimizer step, p and q the geometric means of token probabilities; NaN before. None without `curriculum`.
     """
 
     unit: Unit = "sequence"
@@ -74,7 +74,8 @@ class Contrastive(Method):
             if loss not in losses and self.settings[key] != usual[key].default:
                 raise Mistake(f"method.{key}", f"is not of loss {loss}", f"remove it, or take {' or '.join(losses)}")
         self.follows_means = self.settings["curriculum"]
-        self.register_buffer("anchors", torch.full((2,), torch.nan, dtype=torch.float32))
+        unknown = torch.full((2,), torch.nan, dtype=torch.float32)
+        self.register_buffer("anchors", unknown if self.settings["curriculum"] else None)
 
     def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> Terms:
         """Sum over the responses of N tokens; `teacher` and who wrote which must be given."""
