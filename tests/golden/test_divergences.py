@@ -130,7 +130,7 @@ OFFICIAL: dict[str, Callable[..., Official]] = {
     r"canon\.dkd": lambda: total("dkd", alpha=1.0, beta=2.0),
 }
 
-# Policy gradients, preference pairs, ranks and top-1 targets; and what test_methods.py compares.
+# Ranks and top-1 targets; and what test_methods.py and test_on_policy.py compare.
 LATER = re.compile(
     r"distillm2\.|minillm\.|kdflow\.(top1_ce|hrl)|taid_repo\.ctkd_(table|.*\.(grad_theta|dT_per_token_ref))$"
 )

@@ -16,7 +16,8 @@ def test_the_page_of_methods_is_the_catalogue():
 
 def test_the_page_says_everything_of_an_entry(monkeypatch: pytest.MonkeyPatch):
     parameters = {"slope": Parameter(1.5, "of the line", 0.0, 9.0, open_low=True, aliases=("s",), fixed=True)}
-    entry = Entry("new", "Someone, 2026", "a thing", parameters, ("other",), formula="a + b", official="It is wrong.")
+    entry = Entry("new", "Someone, 2026", "a thing", parameters, ("other",), formula="a + b", official="It is wrong.",
+                  rollout={"source": "student", "replay": True}, sources=("student",))  # fmt: skip
     monkeypatch.setitem(METHODS, "new", entry)
     section = markdown().partition("## new")[2].partition("\n# ")[0]
     for said in (
@@ -24,6 +25,8 @@ def test_the_page_says_everything_of_an_entry(monkeypatch: pytest.MonkeyPatch):
         "A thing. (Someone, 2026)",
         "    a + b",
         "| `slope` [s] | 1.5 | above 0 to 9; fixed | of the line |",
+        "*Who writes.* `rollout: {source: student, replay: true}` unless the recipe gives other settings; it learns "
+        "from student text alone.",
     ):
         assert said in section
     assert section.strip().endswith("*The official code.* It is wrong.")

@@ -18,8 +18,11 @@ from stillhouse.methods.ctkd import CurriculumTemperature
 from tests.methods.rows import both, dense
 
 MIDDLE = Clock(step=5, steps=10, epoch=1.5)
-# Methods that always see two tokenisations, or the hidden spaces of both models, have twins of their own.
-ROW_BY_ROW = [name for name, entry in METHODS.items() if not entry.two_sided and name not in DUAL_SPACE]
+# Methods that always see two tokenisations, or the hidden spaces of both models, or must know who wrote a token, have
+# twins of their own.
+APART = [name for name, entry in METHODS.items() if entry.two_sided or name in DUAL_SPACE or entry.sources]
+ROW_BY_ROW = [name for name in METHODS if name not in APART]
+DIVERGENCES = {"gkd": "jsd", "imitkd": "forward_kl"}  # of methods that are a divergence with a rollout
 
 
 def twin(name: str, now: dict[str, Any], z_s: Tensor, z_t: Tensor, labels: Tensor, extra: Any) -> Tensor:
@@ -36,7 +39,8 @@ def twin(name: str, now: dict[str, Any], z_s: Tensor, z_t: Tensor, labels: Tenso
         lq, lp = (z_s / extra).log_softmax(-1), (z_t / extra).log_softmax(-1)
         kd = extra**2 * (lp.exp() * (lp - lq)).sum()
     else:
-        kd = divergence.build(name, **now)(z_s, z_t, labels).sum()
+        named = now.pop("loss", DIVERGENCES.get(name, name))
+        kd = divergence.build(named, **now)(z_s, z_t, labels).sum()
     return (1.0 - kd_weight) * ce + kd_weight * kd
 
 
@@ -62,7 +66,7 @@ def test_every_number_may_follow_a_schedule(name: str) -> None:
     moved = {
         key: {"schedule": "linear", "start": max(0.2, parameter.low), "end": min(0.9, parameter.high)}
         for key, parameter in METHODS[name].parameters.items()
-        if not parameter.fixed and not isinstance(parameter.default, bool)
+        if not parameter.fixed and parameter.is_number
     }
     assert {"kd_weight"} <= moved.keys()
     method, (student, teacher) = build(name, **moved), both()
@@ -74,6 +78,21 @@ def test_every_number_may_follow_a_schedule(name: str) -> None:
         torch.testing.assert_close(ours.loss, theirs.loss, rtol=1e-9, atol=1e-12)
         assert {key: method.gauges(clock)[key] for key in moved} == now
         assert not set(constant.gauges(clock)) & set(moved)
+
+
+def test_the_rollout_of_a_paper_is_a_divergence_under_its_name() -> None:
+    """With the papers' defaults, which are no cross-entropy, and DistiLLM's both directions."""
+    student, teacher = both()
+    for name, of, settings in (
+        ("gkd", "jsd", {"beta": 0.5}),
+        ("imitkd", "forward_kl", {}),
+        ("distillm", "skew_forward_kl", {"lam": 0.1}),
+    ):
+        ours, theirs = build(name), build(of, **settings, temperature=1.0, kd_weight=1.0)
+        torch.testing.assert_close(ours(student, teacher, MIDDLE).loss, theirs(student, teacher, MIDDLE).loss)
+    reverse = build("distillm", loss="skew-reverse-kl", skew_alpha=0.3)
+    wanted = divergence.build("skew_reverse_kl", lam=0.3)(dense(student), dense(teacher)).sum()
+    torch.testing.assert_close(reverse(student, teacher, MIDDLE).loss, wanted)
 
 
 def test_a_part_without_weight_is_left_out_only_where_it_never_gets_any() -> None:

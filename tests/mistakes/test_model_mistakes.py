@@ -36,6 +36,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"teacher.model": "foreign", "vocabulary.name": "file", "vocabulary.path": "map.json"},
         "map.json: maps 291 teacher tokens, but the teacher has 290; is it a map of another pair?",
     ),
+    "another tokenizer for a method that compares token by token": (
+        {"teacher.model": "foreign", "method.name": "minillm"},
+        "teacher.model: has a tokenizer of its own (300 tokens here and 290 there), and minillm compares token by "
+        "token; take gkd or distillm",
+    ),
     "too few embeddings": (
         {"student.model": "narrow"},
         "student.model: has 200 embeddings for a tokenizer of 300 tokens; use the tokenizer that the model was trained "

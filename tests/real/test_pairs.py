@@ -29,7 +29,7 @@ KINDS = {GPT2: "gpt2", QWEN: "qwen2", LLAMA: "llama", MISTRAL: "mistral", TINY: 
 # nearest strings, which are found in seconds there and in minutes between 151,646 and 50,257.
 SMALL = (MISTRAL, TINY)
 LARGE = ((QWEN, GPT2), (LLAMA, QWEN))
-ASKING = [name for name, entry in METHODS.items() if entry.needs_teacher]
+ASKING = [name for name, entry in METHODS.items() if entry.needs_teacher and not entry.one_tokenizer]
 CHOSEN = [*(name for name in ASKING if METHODS[name].two_sided), "forward_kl", "todi", "taid", "ctkd", "dkd"]
 ALL = os.environ.get("STILLHOUSE_PAIRS") == "all"  # takes minutes; else every kind of method on one pair
 CASES = [(*SMALL, name, 50) for name in (ASKING if ALL else CHOSEN)]

@@ -64,6 +64,8 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(axis: str, chosen: Mapping[str, Any], method: Entry) -> None:
     name, where = chosen["name"], f"{axis}.name"
+    if method.one_tokenizer:
+        raise Mistake(axis, f"{method.name} compares token by token, with one tokenizer for both sides", "remove it")
     if axis == "alignment":
         if method.aligners and name not in method.aligners:
             raise Mistake(where, f"{method.name} cannot go by '{name}'", f"it takes {', '.join(method.aligners)}")

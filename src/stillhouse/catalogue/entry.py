@@ -57,6 +57,7 @@ class Entry:
         aligners: Which aligners a method can have; none named: any.
         vocabularies: Which vocabulary maps a method can have; none named: any, or none at all where `vocabulary` is
             None and the method is `two_sided`.
+        one_tokenizer: Whether a method compares token by token, so that the teacher must have the student's tokenizer.
         whole_groups: Whether a method wants the aligner's groups as they are, and merges them itself.
         rollout: Of a method that says who writes the responses: the settings of the recipe's `rollout` that it has
             unless the recipe gives others.
@@ -76,6 +77,7 @@ class Entry:
     two_sided: bool = False
     aligners: tuple[str, ...] = ()
     vocabularies: tuple[str, ...] = ()
+    one_tokenizer: bool = False
     whole_groups: bool = False
     rollout: Mapping[str, Any] | None = None
     sources: tuple[str, ...] = ()

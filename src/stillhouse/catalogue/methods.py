@@ -7,6 +7,7 @@ from dataclasses import replace
 from stillhouse.catalogue.divergences import DIVERGENCES, TEMPERATURE
 from stillhouse.catalogue.dual_space import DUAL_SPACE
 from stillhouse.catalogue.entry import Entry, Parameter
+from stillhouse.catalogue.on_policy import ON_POLICY
 from stillhouse.catalogue.transport import TRANSPORT
 from stillhouse.catalogue.two_tokenizers import KD_WEIGHT, TWO_TOKENIZERS
 
@@ -106,6 +107,7 @@ _ONE_TOKENIZER = (_SFT, _SEQKD, *(_word_level(DIVERGENCES[name]) for name in WOR
 _BUILT = ("overlap", "mined", "cdm", "uld", "multi_level_ot", "gold", "alm")
 METHODS: dict[str, Entry] = {
     **{entry.name: entry for entry in _ONE_TOKENIZER},
+    **ON_POLICY,
     **{name: TWO_TOKENIZERS[name] for name in _BUILT},
     **{name: DUAL_SPACE[name] for name in ("dskd", "dskd_cma", "dskd_v2")},
     **TRANSPORT,

@@ -37,6 +37,22 @@ to 1e-7) or `taid` (every micro-batch has its own mean, a cosine to 0). `true` i
 """
 
 
+_ROLLOUT = """# Who writes the responses
+
+The recipe's `rollout` says who writes what is learnt from: the data set, or the student itself while it learns. **Any
+divergence goes with any of it**: `gkd`, `imitkd` and `distillm` are names for a divergence with the rollout of a paper,
+and on-policy ToDi is
+
+```yaml
+method: todi
+rollout: {source: mixed, share: 0.5}
+```
+
+Two methods are more than that: `distillm2` compares the two responses of a prompt, its loss is a mean over pairs of
+means over tokens; `minillm` learns from how likely what it wrote was. Both need one tokenizer on both sides. Responses
+that a teacher wrote before training are data: `stillhouse generate`, then `seqkd` or any divergence.
+"""
+
 _TWO_TOKENIZERS = """# Two tokenizers
 
 A teacher may have another tokenizer than the student. It then reads the same examples in its own tokens, with its own
@@ -60,7 +76,7 @@ tokens and renormalises them. Given for models with the same tokenizer, both sec
 
 def markdown() -> str:
     """Every method, aligner and vocabulary map: summary, formula, paper, settings with defaults and bounds."""
-    lines = [_HEAD, *(line for entry in METHODS.values() for line in _section(entry)), _TWO_TOKENIZERS]
+    lines = [_HEAD, *(line for entry in METHODS.values() for line in _section(entry)), _ROLLOUT, _TWO_TOKENIZERS]
     lines += [*_pairs(), "", "# Aligners\n", *(line for entry in ALIGNERS.values() for line in _section(entry))]
     lines += ["# Vocabulary maps\n", *(line for entry in VOCABULARIES.values() for line in _section(entry))]
     return "\n".join(lines)
@@ -70,7 +86,7 @@ def _pairs() -> Iterator[str]:
     """What each method takes where tokenizers differ."""
     yield "| method | aligner | may have | vocabulary | may have |\n|---|---|---|---|---|"
     for entry in METHODS.values():
-        if entry.needs_teacher:
+        if entry.needs_teacher and not entry.one_tokenizer:
             alignment = alignment_of(entry, None)
             vocabulary = vocabulary_of(entry, None, alignment)
             maps = ", ".join(entry.vocabularies) or ("any" if vocabulary else "-")
@@ -95,6 +111,10 @@ def _section(entry: Entry) -> Iterator[str]:
         yield "| setting | default | may be | meaning |\n|---|---|---|---|"
         yield from (_row(name, parameter) for name, parameter in entry.parameters.items())
         yield ""
+    if entry.rollout is not None:
+        settings = ", ".join(f"{key}: {_plain(value)}" for key, value in entry.rollout.items())
+        alone = f"; it learns from {' or '.join(entry.sources)} text alone" if entry.sources else ""
+        yield f"*Who writes.* `rollout: {{{settings}}}` unless the recipe gives other settings{alone}.\n"
     if entry.official:
         yield f"*The official code.* {entry.official}\n"
 
@@ -117,3 +137,8 @@ def _bounds(parameter: Parameter) -> str:
     low = f"{'above' if parameter.open_low else 'from'} {parameter.low:g}" if math.isfinite(parameter.low) else ""
     high = f"to {parameter.high:g}" if math.isfinite(parameter.high) else ""
     return " ".join(part for part in (low, high) if part) or "any number"
+
+
+def _plain(value: object) -> str:
+    """As YAML writes it."""
+    return value if isinstance(value, str) else json.dumps(value)

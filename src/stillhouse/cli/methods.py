@@ -33,6 +33,7 @@ def _described(entry: Entry) -> dict[str, object]:
         "formula": entry.formula,
         "official": entry.official,
         "needs_teacher": entry.needs_teacher,
+        "rollout": None if entry.rollout is None else dict(entry.rollout),
         "settings": {
             name: {"default": setting.default, "meaning": setting.meaning, "fixed": setting.fixed}
             for name, setting in entry.parameters.items()

@@ -29,6 +29,10 @@ class Divergence(ABC):
     allows_zeros: bool = False
     any_vocabularies: bool = False
 
+    def part(self, rows: slice) -> Divergence:
+        """The same of a run of the rows: another only where it knows something of each row."""
+        return self
+
     @abstractmethod
     def value_and_gradient(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Values [N] in nats and their gradients by the student's logits [N, V], fp32 (fp64 for fp64 logits).

@@ -37,11 +37,9 @@ class TemperedCrossEntropy(Divergence):
 
     def value_and_gradient(self, rows: Rows) -> tuple[Tensor, Tensor]:
         labels = rows.labels.unsqueeze(-1)  # [N, 1]
-        q, highest, likeliest = rows.student.softmax(self.temperature)
-        values = highest - rows.student.logits.gather(-1, labels) / self.temperature - likeliest.log()  # [N, 1]
-        gradient = q / self.temperature  # [N, V]
+        gradient = rows.student.softmax(self.temperature).probabilities / self.temperature  # [N, V]
         gradient.scatter_add_(-1, labels, gradient.new_full(labels.shape, -1.0 / self.temperature))
-        return values.squeeze(-1), gradient
+        return rows.surprise(self.temperature).squeeze(-1), gradient
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ probability that vanishes beside the other. So nothing overflows or underflows, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,14 +18,30 @@ from stillhouse.divergence.base import TeacherDivergence
 from stillhouse.divergence.kl import ForwardKL, ReverseKL
 from stillhouse.divergence.rows import Pair
 
+Share = float | Tensor  # of a mixture: one number, or one for each row [N]
 
-def _mixture(log_ratio: Tensor, first: float, second: float) -> tuple[Tensor, Tensor]:
+
+def _mixture(log_ratio: Tensor, first: Share, second: Share) -> tuple[Tensor, Tensor]:
     """`second` * exp(d) and `first` + `second` * exp(d) [N, V], d being `log_ratio` after it is cut, in place."""
     limits = torch.finfo(log_ratio.dtype)
-    smaller = min(weight for weight in (first, second) if weight > 0.0)
-    bound = min(9.0 - math.log(limits.eps) - math.log(smaller), math.log(limits.max) - 8.0)
-    grown = log_ratio.clamp_(-bound, bound).exp().mul_(second)  # [N, V]
+    enough, most = 9.0 - math.log(limits.eps), math.log(limits.max) - 8.0
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        bounds = (enough - torch.minimum(first, second).log()).clamp_max(most)  # [N, 1]
+        log_ratio.clamp_(-bounds, bounds)
+    else:
+        bound = min(enough - math.log(min(weight for weight in (first, second) if weight > 0.0)), most)
+        log_ratio.clamp_(-bound, bound)
+    grown = log_ratio.exp().mul_(second)  # [N, V]
     return grown, grown + first
+
+
+def _column(share: Share, like: Tensor) -> Share:
+    """What multiplies rows [N, V]."""
+    return share.to(like.dtype).unsqueeze(-1) if isinstance(share, Tensor) else share
+
+
+def _is_none(share: Share) -> bool:
+    return not isinstance(share, Tensor) and share == 0.0
 
 
 @dataclass(frozen=True)
@@ -60,12 +76,16 @@ class SkewForwardKL(TeacherDivergence):
 
     name = "skew_forward_kl"
     allows_zeros = True
-    lam: float
+    lam: Share
+
+    def part(self, rows: slice) -> SkewForwardKL:
+        return replace(self, lam=self.lam[rows]) if isinstance(self.lam, Tensor) else self
 
     def value_and_slope(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        if self.lam == 0.0:
+        if _is_none(self.lam):
             return ForwardKL(self.temperature).value_and_slope(pair)
-        student_part, mixture = _mixture(pair.log_ratio, self.lam, 1.0 - self.lam)  # [N, V] (1 - lam) q / p, m / p
+        lam = _column(self.lam, pair.log_ratio)
+        student_part, mixture = _mixture(pair.log_ratio, lam, 1.0 - lam)  # [N, V] (1 - lam) q / p, m / p
         slope = student_part.div_(mixture).mul_(pair.teacher_common).neg_()  # [N, V]
         return -mixture.log_().mul_(pair.teacher_common).sum(-1), slope
 
@@ -78,18 +98,22 @@ class SkewReverseKL(TeacherDivergence):
     """
 
     name = "skew_reverse_kl"
-    lam: float
+    lam: Share
     detach_mixture: bool
 
     @property
     def allows_zeros(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """All but the reverse KL."""
-        return self.lam > 0.0
+        return not _is_none(self.lam)
+
+    def part(self, rows: slice) -> SkewReverseKL:
+        return replace(self, lam=self.lam[rows]) if isinstance(self.lam, Tensor) else self
 
     def value_and_slope(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        if self.lam == 0.0:
+        if _is_none(self.lam):
             return ReverseKL(self.temperature).value_and_slope(pair)
-        student_part, mixture = _mixture(pair.log_ratio, 1.0 - self.lam, self.lam)  # [N, V] lam q / p, m / p
+        lam = _column(self.lam, pair.log_ratio)
+        student_part, mixture = _mixture(pair.log_ratio, 1.0 - lam, lam)  # [N, V] lam q / p, m / p
         student_share = student_part.div_(mixture)  # [N, V] lam q / m
         log_q_over_m = pair.log_ratio.sub_(mixture.log_())  # [N, V]
         terms = torch.mul(log_q_over_m, pair.student_common, out=mixture)  # [N, V]

@@ -144,9 +144,15 @@ class Rows:
 
     def cross_entropy(self) -> Tensor:
         """-log q[label] at T=1, in nats: [N]."""
-        labels = self.labels.unsqueeze(-1)  # [N, 1]
-        _, highest, likeliest = self.student.softmax(1.0)
-        return (highest - self.student.logits.gather(-1, labels)).sub_(likeliest.log()).squeeze(-1)
+        return self.surprise(1.0).squeeze(-1)
+
+    def surprise(self, temperature: float) -> Tensor:
+        """-log q[label], in nats: [N, 1]."""
+        _, highest, likeliest = self.student.softmax(temperature)
+        at_label = self.student.logits.gather(-1, self.labels.unsqueeze(-1))  # [N, 1]
+        if temperature != 1.0:
+            at_label.div_(temperature)
+        return (highest - at_label).sub_(likeliest.log())
 
     def accuracy(self) -> Tensor:
         """1 where the student's likeliest token is the label, else 0: [N]."""

@@ -53,6 +53,14 @@ class Elementwise:
     teacher: Finish | None
     wants_gradient: bool
 
+    def part(self, rows: slice) -> Elementwise:
+        """The work of a run of the rows."""
+        divergences = [term.divergence.part(rows) for term in self.terms]
+        if all(part is term.divergence for part, term in zip(divergences, self.terms, strict=True)):
+            return self
+        terms = zip(self.terms, divergences, strict=True)
+        return replace(self, terms=tuple(replace(term, divergence=part) for term, part in terms))
+
     def parted(self) -> tuple[Elementwise, Elementwise]:
         """What the student alone tells, and what needs the teacher."""
         alone, together = (

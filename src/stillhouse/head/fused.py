@@ -47,6 +47,7 @@ def supports(work: Elementwise, product: Tensor, teacher_product: Tensor | None)
         and len(work.terms) - len(divergences) <= 1
         and all(type(divergence) in _KNOWN for divergence in divergences)
         and not any(isinstance(divergence, AdaptiveKL) and divergence.taid_port for divergence in divergences)
+        and not any(isinstance(getattr(divergence, "lam", None), Tensor) for divergence in divergences)
         and (len(sides) == 2 or not (divergences or Rows.agreement in work.monitors))
         and all(monitor in _MONITORS for monitor in work.monitors)
         and _has_numba()
@@ -204,9 +205,9 @@ def _loss(work: Elementwise) -> Any:
                 return entries.TotalVariation()
             case JensenShannon(beta=beta):
                 return entries.JensenShannon(*_mixture(beta, 1.0 - beta))
-            case SkewForwardKL(lam=lam):
+            case SkewForwardKL(lam=lam) if not isinstance(lam, Tensor):
                 return entries.SkewForwardKL(*_mixture(lam, 1.0 - lam))
-            case SkewReverseKL(lam=lam, detach_mixture=detached):
+            case SkewReverseKL(lam=lam, detach_mixture=detached) if not isinstance(lam, Tensor):
                 return entries.SkewReverseKL(*_mixture(1.0 - lam, lam), f32(not detached))
             case ToDi(scale=scale):
                 return entries.ToDi(f32(scale))

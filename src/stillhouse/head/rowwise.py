@@ -172,31 +172,37 @@ class _Pass:
         return self.values, self.gradients
 
     def _block(self, block: slice) -> None:
-        product = self.products.of(block)  # [B, V]
+        product, work = self.products.of(block), self.elementwise.part(block)  # [B, V]
         theirs = None if self.teacher is None else self.teacher.of(block)  # [B, V]
         labels, values = self.work.labels[block], list(self.values[:, block])  # [B], of [B] each
         columns = None if self.teacher is None else self.teacher.columns
         if columns is None:
-            product = self._done(self.elementwise, product, theirs, labels, values)
+            product = self._done(work, product, theirs, labels, values)
         else:
-            product = self._in_two(product, theirs, labels, values, columns)
+            product = self._in_two(work, product, theirs, labels, values, columns)
         if self.gradients.wanted:
             if self.work.weights is not None:
                 product.mul_(self.work.weights[block].unsqueeze(-1))
             self.gradients.add(self.products, block, product, self.work.blocks)
 
     def _in_two(
-        self, product: Tensor, theirs: Tensor | None, labels: Tensor, values: list[Tensor], columns: Tensor
+        self,
+        work: Elementwise,
+        product: Tensor,
+        theirs: Tensor | None,
+        labels: Tensor,
+        values: list[Tensor],
+        columns: Tensor,
     ) -> Tensor:
         """What needs the teacher over `columns` alone, the rest over all; the gradient of both by the products."""
-        alone, together = self.elementwise.parted()
-        count = len(self.elementwise.terms)
-        needing = [term.divergence.needs_teacher for term in self.elementwise.terms]
-        needing += [monitor not in ALONE for monitor in self.elementwise.monitors]
+        alone, together = work.parted()
+        count = len(work.terms)
+        needing = [term.divergence.needs_teacher for term in work.terms]
+        needing += [monitor not in ALONE for monitor in work.monitors]
         shared = product.index_select(1, columns)  # [B, V]
         shared = self._done(together, shared, theirs, torch.zeros_like(labels), _chosen(values, needing, True))
         product = self._done(alone, product, None, labels, _chosen(values, needing, False))
-        if self.elementwise.wants_gradient and any(needing[:count]):
+        if work.wants_gradient and any(needing[:count]):
             if all(needing[:count]):
                 product.zero_()
             product.index_add_(1, columns, shared)
@@ -220,7 +226,8 @@ class _Pass:
         """`_done` a sub-block at a time."""
         function = compiled if self.work.blocks.compile else evaluate
         for sub in self.work.blocks.within(len(product), product.shape[1]):
-            found, gradient = function(elementwise, product[sub], None if theirs is None else theirs[sub], labels[sub])
+            rival = None if theirs is None else theirs[sub]  # [n, V]
+            found, gradient = function(elementwise.part(sub), product[sub], rival, labels[sub])
             for row, value in zip(values, found, strict=True):
                 row[sub] = value
             if gradient is not None and gradient.shape == product.shape and gradient.dtype == product.dtype:

@@ -37,8 +37,9 @@ class Terms:
     """A method's loss over one batch, as sums; whoever trains divides by the global count, once.
 
     Attributes:
-        loss: scalar, sum over scored tokens; differentiable.
-        sums: named sums over the same tokens, without gradient: parts of the loss, and monitors.
+        loss: scalar, sum over what the method's `unit` names: scored tokens, or sequences; differentiable.
+        sums: named sums over the same, without gradient: parts of the loss, and monitors. Over sequences they are sums
+            of each one's mean over its tokens.
     """
 
     loss: Tensor
@@ -111,7 +112,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def after_step(self, means: Mapping[str, Tensor], clock: Clock) -> None:
-        """Called once an optimizer step, with the means of `Terms.sums` over all its tokens, ranks and micro-batches.
+        """Called once an optimizer step, with the means of `Terms.sums` over all its units, ranks and micro-batches.
 
         `clock` is that of the step's forwards. Only a method that `follows_means` is given any.
         """
@@ -169,6 +170,30 @@ class Method(nn.Module):
         ]
         return _added(parts, teacher.pairing)
 
+    def row_by_row(
+        self, student: Predictions, teacher: Predictions | None, terms: Sequence[Term], weights: Tensor | None = None
+    ) -> Terms:
+        """`summed` of rows that correspond one by one, all sums weighted by `weights` [N].
+
+        Raises:
+            ValueError: the teacher has a tokenizer of its own.
+        """
+        self.one_by_one(teacher)
+        return self._of_rows(student, teacher, terms, weights=weights)
+
+    def one_by_one(self, teacher: Predictions | None) -> None:
+        """ValueError unless the teacher predicts the student's own tokens."""
+        if teacher is not None and teacher.pairing is not None:
+            raise ValueError(f"{self.name} compares token by token, and this teacher has a tokenizer of its own")
+
+    def noted(self, student: Predictions) -> Sampled:
+        """What was noted of the tokens when they were written; ValueError where nothing was."""
+        if student.sampled is None:
+            raise ValueError(
+                f"{self.name} learns from what the student writes, and these predictions have no `sampled`"
+            )
+        return student.sampled
+
     def _of_rows(
         self,
         student: Predictions,
@@ -177,13 +202,15 @@ class Method(nn.Module):
         monitors: Mapping[str, Monitor] | None = None,
         *,
         labelled: bool = True,
+        weights: Tensor | None = None,
     ) -> Terms:
         """`summed` of rows that correspond one by one; monitors of labels only where these are the rows' own."""
         taken = {term.name for term in terms} | (set() if _comparable(student, teacher) else {"agreement"})
         known = {name: monitor for name, monitor in MONITORS.items() if labelled or monitor not in ALONE}
         watched = {name: monitor for name, monitor in known.items() if name not in taken} | dict(monitors or {})
-        result = rowwise_loss(student, teacher, terms, watched, self.blocks)
-        return Terms(result.loss, {name: values.sum() for name, values in result.values.items()})
+        result = rowwise_loss(student, teacher, terms, watched, self.blocks, weights)
+        values = {name: value if weights is None else value * weights for name, value in result.values.items()}
+        return Terms(result.loss, {name: value.sum() for name, value in values.items()})
 
 
 def _added(parts: Sequence[Terms], pairing: Pairing | None) -> Terms:

@@ -8,6 +8,7 @@ from stillhouse.catalogue import METHODS, find, settle
 from stillhouse.methods.alm import ApproximateLikelihood
 from stillhouse.methods.cdm import ContextualMapping
 from stillhouse.methods.ctkd import CurriculumTemperature
+from stillhouse.methods.distillm2 import Contrastive
 from stillhouse.methods.dkd import Decoupled
 from stillhouse.methods.dual_space import CrossModelDualSpace, DualSpace
 from stillhouse.methods.dual_space_v2 import DualSpaceByHeads
@@ -16,7 +17,9 @@ from stillhouse.methods.mcw_kd import MultiCostTransport
 from stillhouse.methods.mcw_kd_dual import SemiDualTransport
 from stillhouse.methods.method import Method
 from stillhouse.methods.mined import MinimumEditDistance
+from stillhouse.methods.minillm import PolicyGradient
 from stillhouse.methods.multi_level_ot import MultiLevelTransport
+from stillhouse.methods.on_policy import AdaptiveOffPolicy, GeneralizedKD, ImitationKD
 from stillhouse.methods.taid import TAID
 from stillhouse.methods.uld import UniversalLogit
 from stillhouse.methods.word_level import Overlap, SupervisedFineTuning, WordLevel
@@ -37,6 +40,11 @@ _CLASSES: dict[str, type[Method]] = {
     "dskd": DualSpace,
     "dskd_cma": CrossModelDualSpace,
     "dskd_v2": DualSpaceByHeads,
+    "gkd": GeneralizedKD,
+    "imitkd": ImitationKD,
+    "distillm": AdaptiveOffPolicy,
+    "distillm2": Contrastive,
+    "minillm": PolicyGradient,
 }
 
 

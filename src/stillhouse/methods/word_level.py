@@ -25,7 +25,8 @@ class SupervisedFineTuning(Method):
 class WordLevel(Method):
     """(1 - kd_weight) CE + kd_weight D(teacher, student) at every scored token, as ToDi's repository mixes them.
 
-    D is the divergence of the method's own name, with its own temperature; the cross-entropy is always at 1.
+    D is the divergence of the setting `loss` where there is one, else the method's, else that of the method's own name,
+    with its own temperature; the cross-entropy is always at 1.
     """
 
     divergence: str | None = None
@@ -33,10 +34,8 @@ class WordLevel(Method):
     def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> Terms:
         """Sum over N tokens; `teacher` must be given."""
         now = self.at(clock)
-        kd_weight = now.pop("kd_weight")
-        return self.summed(
-            student, teacher, self.mixed(build_divergence(self.divergence or self.name, **now), kd_weight)
-        )
+        kd_weight, name = now.pop("kd_weight"), now.pop("loss", self.divergence or self.name)
+        return self.summed(student, teacher, self.mixed(build_divergence(name, **now), kd_weight))
 
 
 class Overlap(WordLevel):

@@ -46,6 +46,9 @@ def tokenizers_of(recipe: Recipe) -> tuple[Tokenizers, list[str]]:
         difference = same_vocabulary(tokenizer, theirs)
         if difference is not None:
             remarks.append(f"the teacher has a tokenizer of its own ({difference})")
+        if difference is not None and recipe.entry.one_tokenizer:
+            wrong = f"has a tokenizer of its own ({difference}), and {recipe.entry.name} compares token by token"
+            raise Mistake("teacher.model", wrong, "take gkd or distillm")
         if difference is not None or recipe.two_sided:
             return Tokenizers(tokenizer, theirs), remarks
         if tokenizer.eos_token_id != theirs.eos_token_id:
