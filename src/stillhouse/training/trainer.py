@@ -107,7 +107,7 @@ class DistillationTrainer(Trainer):
         loss, sums = model(**{name: inputs.get(name) for name in names}, clock=self.clock)
         real = inputs["attention_mask"] if "packed" not in inputs else torch.ones_like(inputs["input_ids"])  # [B, L]
         scored = inputs["scored_at"].shape[0]
-        self._guard.saw(loss, sums, inputs["sample"])
+        self._guard.saw(loss, sums, inputs["sample"], self.distiller.peaks)
         if self._parity == "taid":
             loss, sums = loss / scored, {name: value / scored for name, value in sums.items()}
             self._watch(sums, 1, real)
