@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, TrainerState
 
 from stillhouse import store
+from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import epoch_folders
 from stillhouse.store import syscalls
 from stillhouse.training import checkpoints
@@ -25,7 +26,7 @@ from stillhouse.training.trainer import DistillationTrainer
 from tests.store.faults import CALLS
 
 DIED, RAISED, SAVED = 9, 1, 0
-UNREACHED = 77
+UNSAID, UNREACHED = 3, 77
 Mode = str | int
 CUTTING = ("torn", "short")  # modes that are something of their own where bytes are written, and nowhere else
 
@@ -47,7 +48,7 @@ class Point:
         mode: "death", "torn" (half of the write first), "short" (half of a write, said so), an errno, or "limit".
         k: which call, counted from 0; of "limit", the most bytes that a file may have.
         call: its name.
-        code: DIED, RAISED or SAVED.
+        code: DIED, RAISED (one line), SAVED, or UNSAID (a traceback).
         step: of the state that a resume would choose.
         sound: how many of `last/` and `last.previous/` verify.
         wrong: what else is not as it should be.
@@ -101,8 +102,10 @@ def _forked(save: Callable[[], None], place: Path, mode: Mode, k: int) -> tuple[
             fault = _limit(k) if mode == "limit" else _inject(mode, k, theirs)
             save()
             code = SAVED if fault() else UNREACHED
-        except BaseException:  # noqa: BLE001 - the parent looks at what is left
+        except Mistake:
             code = RAISED
+        except BaseException:  # noqa: BLE001 - the parent looks at what is left
+            code = UNSAID
         finally:
             os._exit(code)
     os.close(theirs)
@@ -190,7 +193,9 @@ def _look(mode: Mode, k: int, call: str, code: int, run: Path) -> Point:
     kept = epoch_folders(run)
     if not kept or not all(_verifies(folder.path) for folder in kept):
         wrong += f" epochs: {[folder.path.name for folder in kept]}"
-    if code == RAISED and (left := [path.name for path in run.iterdir() if path.name.startswith(".stillhouse")]):
+    if code in (RAISED, UNSAID) and (
+        left := [path.name for path in run.iterdir() if path.name.startswith(".stillhouse")]
+    ):
         wrong += f" left: {left}"
     return Point(mode, k, call, code, step, sound, wrong)
 

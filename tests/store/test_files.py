@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +169,43 @@ def test_a_full_disk_is_named_also_where_a_rust_library_met_it(tmp_path: Path):
         raise RustError("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(RustError), store.write_file(tmp_path / "x"):
         raise RustError("Error while serializing: I/O error: No such file or directory (os error 2)")
+
+
+TORCH_ERRORS = (
+    "[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 598",
+    "PytorchStreamWriter failed writing file data/0: file write failed",
+    "basic_ios::clear: iostream error",
+)
+
+
+@pytest.mark.parametrize("said", TORCH_ERRORS)
+def test_torch_that_does_not_say_what_the_disk_did(tmp_path: Path, said: str, monkeypatch: pytest.MonkeyPatch):
+    """The disk is asked again; the file of a folder is named, and the version before stays."""
+
+    def save() -> None:
+        with store.write_folder(tmp_path / "last") as folder:
+            (folder / "weights").write_text("whole")
+            (folder / "optimizer.pt").write_text("half")
+            raise RuntimeError(said)
+
+    with store.write_folder(tmp_path / "last") as folder:
+        (folder / "weights").write_text("old")
+    with monkeypatch.context() as full:
+        full.setattr(syscalls, "write", lambda *_: _refuse(errno.ENOSPC))
+        with pytest.raises(Mistake) as raised:
+            save()
+    place = f"{tmp_path}/last/optimizer.pt: cannot be written: "
+    assert str(raised.value) == f"{place}No space left on device; free some space on the disk"
+    with pytest.raises(Mistake) as raised:
+        save()
+    assert str(raised.value) == f"{place}Input/output error; check the disk"
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+    store.verify_folder(tmp_path / "last")
+    assert (tmp_path / "last" / "weights").read_text() == "old"
+
+
+def _refuse(number: int) -> int:
+    raise OSError(number, os.strerror(number))
 
 
 def test_a_really_full_disk(tmp_path: Path):

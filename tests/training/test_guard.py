@@ -180,10 +180,11 @@ def broken_token(world: Path) -> Path:
     return world
 
 
+@pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("method", METHODS_WITH_TEACHER)
-def test_a_sample_with_a_bad_number_is_named_alone(broken_token: Path, tmp_path: Path, method: str) -> None:
+def test_a_sample_with_a_bad_number_is_named_alone(broken_token: Path, tmp_path: Path, method: str, batch: int) -> None:
     options = [f"--teacher.model={broken_token / 'broken'}", f"--data.train={broken_token / 'odd.jsonl'}"]
-    options += ["--training.per_device_train_batch_size=1", "--training.gradient_accumulation_steps=8"]
+    options += [f"--training.per_device_train_batch_size={batch}", "--training.gradient_accumulation_steps=2"]
     folder = run(recipe(broken_token, tmp_path, *of(method), *options, "--training.num_train_epochs=1"))
     (line,) = [line for line in (folder / "train.log").read_text().splitlines() if " skipped: " in line]
     assert line.endswith(f"samples {broken_token / 'odd.jsonl'}:11")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -104,6 +104,11 @@ class Head:
         weight = self.weight[: self.vocabulary].to(hidden.dtype)
         bias = None if self.bias is None else self.bias[: self.vocabulary].to(hidden.dtype)
         return torch.nn.functional.linear(hidden, weight, bias)  # [N, V]
+
+    def detach(self) -> Head:
+        """The same head with no gradient to it."""
+        bias = None if self.bias is None else self.bias.detach()
+        return replace(self, weight=self.weight.detach(), bias=bias)
 
     @property
     def finishing(self) -> Finish:

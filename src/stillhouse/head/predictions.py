@@ -55,12 +55,7 @@ class Predictions:
 
     def detach(self) -> Predictions:
         """The same predictions with no gradient to hidden states or head."""
-        head = replace(
-            self.head,
-            weight=self.head.weight.detach(),
-            bias=None if self.head.bias is None else self.head.bias.detach(),
-        )
-        return replace(self, hidden=self.hidden.detach(), head=head)
+        return replace(self, hidden=self.hidden.detach(), head=self.head.detach())
 
     def at(self, rows: Tensor) -> Predictions:
         """Those of `rows` [M], in that order; a row may come more than once."""

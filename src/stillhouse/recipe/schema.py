@@ -78,7 +78,9 @@ class Teacher(_Model):
     dtype: Dtype = setting("what its weights are kept in; auto: as they were saved", "auto")
     attn_implementation: str | None = setting("as for the student", None)
     window: int = setting("micro-batches of an optimizer step that it is asked at once", 1, _ONE_OR_MORE)
-    shard: Literal["none", "fsdp"] = setting("whole in every process, or its layers cut over all of them", "none")
+    shard: Literal["none", "fsdp", "zero3"] = setting(
+        "whole in every process, or cut over all of them: layers by FSDP2, or all by DeepSpeed", "none"
+    )
     trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
 
 

@@ -7,6 +7,7 @@ leaves a version that verifies: `files` and `folders`.
 """
 
 from stillhouse.store.digests import Absent, Corrupt
+from stillhouse.store.durable import blaming
 from stillhouse.store.files import (
     read_bytes,
     read_json,
@@ -26,6 +27,7 @@ __all__ = [
     "Absent",
     "Corrupt",
     "append_line",
+    "blaming",
     "drop_previous",
     "find_folder",
     "read_bytes",

@@ -43,6 +43,7 @@ _MENDS = {
 }
 # What a disk does to whoever writes on it, as against a mistake inside the caller's own code.
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
+_TORCH_ERROR = re.compile(r"inline_container\.cc|PytorchStreamWriter|iostream error")  # torch.save, whatever happened
 _RUST_ERROR = re.compile(r"\(os error ([0-9]+)\)")  # how safetensors and tokenizers say it
 
 
@@ -59,16 +60,30 @@ def writing(path: Path) -> Iterator[Path]:
     temporary = new_temporary(path)
     _live.add(temporary)
     try:
-        yield temporary
-    except BaseException as error:
+        with blaming(path, temporary):
+            yield temporary
+    except BaseException:
         _live.discard(temporary)
         with suppress(OSError):
             clean(path.parent)
-        if isinstance(error, Exception) and (number := _disk_trouble(error)):
-            raise _refused(path, number) from error
         raise
     finally:
         _live.discard(temporary)
+
+
+@contextmanager
+def blaming(path: Path, temporary: Path) -> Iterator[None]:
+    """Turn what a full or broken disk does to any library that writes `temporary` into one line about `path`.
+
+    Raises:
+        Mistake: the disk refused; of a folder it names the file in it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if number := _disk_trouble(error, path):
+            raise _refused(_being_written(path, temporary), number) from error
+        raise
 
 
 @contextmanager
@@ -223,11 +238,37 @@ def _refused(path: Path, number: int) -> Mistake:
     return Mistake(str(path), f"cannot be written: {os.strerror(number)}", _MENDS.get(number, ""))
 
 
-def _disk_trouble(error: Exception) -> int | None:
-    """The errno of an error that is the disk's doing, also where a Rust library has it in its text."""
+def _being_written(path: Path, temporary: Path) -> Path:
+    """`path`, or the file in the folder `path` that a library was at: the one changed last."""
+    with suppress(OSError):
+        files = [file for file in temporary.rglob("*") if file.is_file()]
+        if files:
+            return path / max(files, key=lambda file: file.stat().st_mtime_ns).relative_to(temporary)
+    return path
+
+
+def _disk_trouble(error: Exception, path: Path) -> int | None:
+    """The errno of an error that is the disk's doing, also where a Rust library says it, or torch does not."""
+    if isinstance(error, Mistake):
+        return None
     if isinstance(error, OSError):
         number = error.errno
+    elif _TORCH_ERROR.search(str(error)):
+        return _asked(path)
     else:
-        found = None if isinstance(error, Mistake) else _RUST_ERROR.search(str(error))
+        found = _RUST_ERROR.search(str(error))
         number = int(found[1]) if found else None
     return number if number in _OF_THE_DISK else None
+
+
+def _asked(path: Path) -> int:
+    """What the disk says to a few bytes beside `path`; EIO where it takes them."""
+    tried = new_temporary(path)
+    try:
+        write_new(tried, bytes(1 << 20))
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        with suppress(OSError):
+            syscalls.unlink(tried)
+    return errno.EIO

@@ -13,6 +13,7 @@ from stillhouse.data.collate import Packed
 from stillhouse.head import Head, Predictions, at_scored
 from stillhouse.models import embedded, last_hidden
 from stillhouse.teacher.window import joined, parted
+from stillhouse.teacher.zero import gathered
 
 
 class LiveTeacher:
@@ -58,7 +59,8 @@ class LiveTeacher:
             scored_at: [N], flat indices of the scored positions.
             packed: where the examples of a packed batch are.
         """
-        return self._scored(self._hidden(input_ids, attention_mask, packed), input_ids, labels, scored_at, packed)
+        hidden = self._hidden(input_ids, attention_mask, packed)
+        return self._scored(hidden, self.head(), input_ids, labels, scored_at, packed)
 
     @torch.no_grad()
     def predict_all(self, batches: Sequence[dict[str, Any]]) -> list[Predictions]:
@@ -68,21 +70,26 @@ class LiveTeacher:
         """
         flash = "flash" in str(self.model.config._attn_implementation)
         quadratic = "packed" in batches[0] and not flash and not batches[0]["input_ids"].is_cpu
-        step = 1 if quadratic else self.window
+        step, head = 1 if quadratic else self.window, self.head()
         return [
-            self._scored(hidden, batch["input_ids"], batch["labels"], batch["scored_at"], batch.get("packed"))
+            self._scored(hidden, head, batch["input_ids"], batch["labels"], batch["scored_at"], batch.get("packed"))
             for group in (batches[start : start + step] for start in range(0, len(batches), step))
             for batch, hidden in zip(group, parted(self._hidden(*joined(group)), group), strict=True)
         ]
+
+    @torch.no_grad()
+    def head(self) -> Head:
+        """The whole head; of a teacher in ZeRO-3 shards gathered for as long as it is kept: all processes must ask."""
+        with gathered(self.model.get_output_embeddings()):
+            return Head.of(self.model, self.vocabulary).detach()
 
     def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, packed: Packed | None) -> Tensor:
         with torch.autocast(input_ids.device.type, enabled=False):
             return last_hidden(self.model, input_ids, attention_mask, packed, whole=self.whole)  # [B, L, d]
 
     def _scored(
-        self, hidden: Tensor, input_ids: Tensor, labels: Tensor, scored_at: Tensor, packed: Packed | None
+        self, hidden: Tensor, head: Head, input_ids: Tensor, labels: Tensor, scored_at: Tensor, packed: Packed | None
     ) -> Predictions:
         sequence = None if packed is None else packed["sequence"]
-        head = Head.of(self.model, self.vocabulary)
         predicted = at_scored(hidden, head, labels, scored_at, sequence, input_ids)
         return embedded(self.model, predicted, hidden if self.whole else None) if self.embeds else predicted

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from stillhouse.mistakes import Mistake
 from stillhouse.models import backbone
+
+
+def elements(parameter: Tensor) -> int:
+    """How many numbers a parameter has over all processes, whatever cut it."""
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def held(parameter: Tensor) -> Tensor:
+    """What of a parameter this process keeps."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else getattr(parameter, "ds_tensor", parameter)
 
 
 def shard(model: PreTrainedModel, device: torch.device, processes: int) -> None:

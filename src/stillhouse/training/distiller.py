@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,6 +26,10 @@ class Distiller(nn.Module):
         teacher: the frozen signal, which is no module and so no part of this one's parameters and state.
         vocabulary: real tokens of the student's tokenizer.
         translation: of the teacher's tokens to the student's, where it has others.
+
+    Attributes:
+        peaks: of the last batch, the highest hidden state of each scored row of either side, with the row's example
+            ([N], [N]); for whoever looks for what was not finite.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class Distiller(nn.Module):
         super().__init__()
         self.student, self.method, self.teacher, self.vocabulary = student, method, teacher, vocabulary
         self.translation = translation
+        self.peaks: list[tuple[Tensor, Tensor]] = []
         if teacher is not None:
             teacher.embeds, teacher.whole = method.needs_embeddings, method.needs_padding
         self._no_split_modules = student._no_split_modules  # where FSDP may cut, as the model's own class says
@@ -87,6 +93,7 @@ class Distiller(nn.Module):
             student = at_scored(hidden, head, labels, scored_at, sequence, input_ids)
             if sampled is not None:
                 student = replace(student, sampled=Sampled(**sampled))
+            self.peaks = [_peaks(side) for side in (student, predicted) if side is not None]
             if yardstick:
                 terms = SupervisedFineTuning()(student, None)
             else:
@@ -107,6 +114,10 @@ class Distiller(nn.Module):
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Recompute the student's activations in the backward; the teacher keeps none anyway."""
         self.student.activation_checkpointing_enable(**options)
+
+
+def _peaks(side: Predictions) -> tuple[Tensor, Tensor]:
+    return torch.linalg.vector_norm(side.hidden.detach(), torch.inf, dim=-1), side.sequence  # NaN where one is
 
 
 def _inside(module: nn.Module, function: Callable[[Tensor], Any], hidden: Tensor) -> Any:

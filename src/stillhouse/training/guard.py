@@ -7,7 +7,7 @@ that is waited for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,13 @@ class _MicroBatch:
     loss: Tensor
     sums: Mapping[str, Tensor]
     samples: Tensor  # [B]
+    peaks: Sequence[tuple[Tensor, Tensor]]  # of rows, [N], and the example of each, [N]
+
+    def culprits(self) -> list[int]:
+        """The numbers of the samples whose hidden states are not finite, or of all where the fault came later."""
+        places = {place for peaks, example in self.peaks for place in example[~torch.isfinite(peaks)].tolist()}
+        numbers = self.samples.tolist()
+        return [numbers[place] for place in sorted(places)] or numbers
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class Bad:
     Attributes:
         step: its number, from 1.
         site: the first thing that was not finite: one of `SITES`; of a loss, with the terms that were not.
-        samples: where its rows were read; of a loss, those of the micro-batches that had it.
+        samples: where its rows were read; of a loss, those whose hidden states are not finite (in a packed row
+            attention carries that to neighbours), else those of the micro-batches that had it.
     """
 
     step: int
@@ -61,10 +69,16 @@ class Guard:
         self._seen: list[_MicroBatch] = []
         self._unread: list[tuple[int, Tensor, list[_MicroBatch]]] = []
 
-    def saw(self, loss: Tensor, sums: Mapping[str, Tensor], samples: Tensor) -> None:
-        """One micro-batch: its loss, the named sums that were taken with it, and the numbers of its samples [B]."""
+    def saw(
+        self,
+        loss: Tensor,
+        sums: Mapping[str, Tensor],
+        samples: Tensor,
+        peaks: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> None:
+        """One micro-batch: its loss, the named sums taken with it, its samples' numbers [B], and `Distiller.peaks`."""
         detached = {name: value.detach() for name, value in sums.items()}
-        self._seen.append(_MicroBatch(loss.detach(), detached, samples))
+        self._seen.append(_MicroBatch(loss.detach(), detached, samples, peaks))
 
     def judge(
         self, step: int, norm: Tensor | float, optimizer: Optimizer, over_ranks: Callable[[Tensor], Tensor]
@@ -103,8 +117,9 @@ class Guard:
             culprits = [batch for batch in batches if not bool(torch.isfinite(batch.loss))]
             terms = processes.joined([name for batch in culprits for name in _not_finite(batch.sums)])
             site = sites[0] + (f" ({', '.join(dict.fromkeys(terms))})" if terms else "")
-            named = processes.joined(self._named(culprits))
-            found.append(Bad(step, site, named or processes.joined(self._named(batches))))
+            named = processes.joined(self._named([number for batch in culprits for number in batch.culprits()]))
+            everything = [number for batch in batches for number in batch.samples.tolist()]
+            found.append(Bad(step, site, named or processes.joined(self._named(everything))))
         self._unread = []
         if self._in_a_row >= self.stop_after:
             last = found[-1]
@@ -112,8 +127,8 @@ class Guard:
             raise Mistake(shorten(_listed(last.samples), 60), wrong, ADVICE)
         return found
 
-    def _named(self, batches: list[_MicroBatch]) -> list[str]:
-        return [self.origins[number] for batch in batches for number in batch.samples.tolist()]
+    def _named(self, numbers: list[int]) -> list[str]:
+        return [self.origins[number] for number in numbers]
 
 
 def skip(optimizer: Optimizer, bad: Tensor) -> None:

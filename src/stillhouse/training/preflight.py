@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -100,7 +100,7 @@ def _check_quantize(recipe: Recipe) -> None:
         return
     if not torch.accelerator.is_available() or recipe.training.get("use_cpu", False):
         raise Mistake("student.quantize", "needs an accelerator, and this machine has none", "remove it")
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if find_spec("bitsandbytes") is None:
         raise Mistake("student.quantize", "needs the package bitsandbytes", "pip install bitsandbytes")
 
 
@@ -116,11 +116,16 @@ def check_sharding(recipe: Recipe, arguments: TrainingArguments) -> None:
     """What cannot be done with a student or a teacher that is cut into shards.
 
     Raises:
-        Mistake: answers are to be generated in training, or one process shall share a teacher with nobody.
+        Mistake: answers are to be generated in training, one process shall share a teacher with nobody, or DeepSpeed,
+            which is not there, shall cut it.
     """
     if recipe.teacher is not None and recipe.teacher.shard != "none" and arguments.world_size == 1:
         wrong = "a single process has the whole teacher anyway"
         raise Mistake("teacher.shard", wrong, "write none, or start several: accelerate launch")
+    if recipe.teacher is not None and recipe.teacher.shard == "zero3" and find_spec("deepspeed") is None:
+        raise Mistake(
+            "teacher.shard", "zero3 needs the package deepspeed", "pip install 'stillhouse[deepspeed]', or write fsdp"
+        )
     sharded = processes.sharding(arguments)
     assert recipe.rollout is not None
     if sharded and recipe.rollout["source"] not in ("dataset", "teacher"):

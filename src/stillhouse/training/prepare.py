@@ -29,7 +29,7 @@ from stillhouse.mistakes import Mistake
 from stillhouse.models import last_hidden, load_causal_lm
 from stillhouse.recipe import Recipe
 from stillhouse.rollout import end_of_turn
-from stillhouse.teacher import LiveTeacher, shard
+from stillhouse.teacher import LiveTeacher, elements, shard, shard_by_zero
 from stillhouse.training import processes
 from stillhouse.training.budget import TokenBudget
 from stillhouse.training.dev import DevSet
@@ -204,8 +204,7 @@ def _distiller(
     if chosen := recipe.head.chosen():
         method.blocks = replace(Blocks.on(arguments.device), **chosen)  # pyright: ignore[reportArgumentType]
     if teacher is not None:
-        heads = Head.of(student, len(tokenizer)), Head.of(teacher.model, teacher.vocabulary)
-        method.size(*heads, recipe.seed)
+        method.size(Head.of(student, len(tokenizer)), teacher.head(), recipe.seed)
     set_seed(recipe.seed)
     translation = None if two is None or two.translation is None else two.translation.to(arguments.device)
     return Distiller(student, method, teacher, len(tokenizer), translation)
@@ -240,6 +239,8 @@ def _teacher(recipe: Recipe, arguments: TrainingArguments) -> PreTrainedModel:
         check_packing(model, "teacher")
     if recipe.teacher.shard == "fsdp":
         shard(model, arguments.device, arguments.world_size)
+    if recipe.teacher.shard == "zero3":
+        shard_by_zero(model, arguments.device)
     return model
 
 
@@ -258,5 +259,5 @@ def _own_progress(trainer: DistillationTrainer) -> None:
 
 def _millions(model: Any) -> str:
     adapted = f", {adapters.trained(model) / 1e6:.2f} M of them trained" if adapters.is_adapted(model) else ""
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(elements(p) for p in model.parameters())
     return f"{type(adapters.bare(model)).__name__}, {parameters / 1e6:.2f} M parameters{adapted}"

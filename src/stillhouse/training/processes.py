@@ -98,7 +98,8 @@ def written_together(path: Path, *, keep_previous: bool = False) -> Iterator[Pat
     else:
         shared: list[Any] = [None]
         distributed.broadcast_object_list(shared, src=0)
-        yield shared[0]
+        with store.blaming(path, shared[0]):
+            yield shared[0]
         distributed.barrier()
     distributed.barrier()  # the folder has its name
 

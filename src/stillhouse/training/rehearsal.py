@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from stillhouse.head import Blocks, Head
 from stillhouse.models import quiet_loading
 from stillhouse.recipe import Recipe
+from stillhouse.teacher import elements, held
 from stillhouse.training import processes
 from stillhouse.training.arguments import training_arguments
 from stillhouse.training.log import close_log, logger, open_log
@@ -86,7 +86,7 @@ def _plan(recipe: Recipe, prepared: Prepared, arguments: TrainingArguments, plan
 
 
 def _size(module: nn.Module, *, trained: bool = False) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
+    return sum(elements(p) for p in module.parameters() if p.requires_grad or not trained)
 
 
 def _flops(prepared: Prepared, tokens: float, scored: float) -> float:
@@ -96,7 +96,7 @@ def _flops(prepared: Prepared, tokens: float, scored: float) -> float:
     body = _size(distiller.student) - head.numel()
     total = 6.0 * body * tokens + 6.0 * head.numel() * scored
     if distiller.teacher is not None:
-        theirs = Head.of(distiller.teacher.model).weight.numel()
+        theirs = distiller.teacher.head().weight.numel()
         total += 2.0 * (_size(distiller.teacher.model) - theirs) * tokens + 2.0 * theirs * scored
     return total
 
@@ -123,8 +123,7 @@ def _memory(recipe: Recipe, prepared: Prepared, arguments: TrainingArguments, to
         "logits": sides * rows * head.shape[0] * activation + (4.0 * head.numel() if head.requires_grad else 0.0),
     }
     if distiller.teacher is not None:
-        held = (p.to_local() if isinstance(p, DTensor) else p for p in distiller.teacher.model.parameters())
-        parts["teacher"] = sum(p.numel() * p.element_size() for p in held)
+        parts["teacher"] = sum(held(p).nbytes for p in distiller.teacher.model.parameters())
     return parts
 
 

@@ -42,6 +42,8 @@ from stillhouse.training.sampling import LengthGrouped
 
 Evaluate = Callable[[nn.Module, Distiller], dict[str, float]]
 Parity = Literal[False, "dskd", "taid"]
+# What of a batch a distiller is given.
+_FED = ("input_ids", "attention_mask", "labels", "scored_at", "packed", "predicted", "teacher", "pairing", "sampled")
 
 
 class DistillationTrainer(Trainer):
@@ -108,21 +110,10 @@ class DistillationTrainer(Trainer):
     ) -> Tensor:
         """Sum over this micro-batch's tokens (or sequences) ÷ their number in the whole optimizer step of all ranks."""
         assert num_items_in_batch is not None and not return_outputs
-        names = (
-            "input_ids",
-            "attention_mask",
-            "labels",
-            "scored_at",
-            "packed",
-            "predicted",
-            "teacher",
-            "pairing",
-            "sampled",
-        )
-        loss, sums = model(**{name: inputs.get(name) for name in names}, clock=self.clock)
+        loss, sums = model(**{name: inputs.get(name) for name in _FED}, clock=self.clock)
         real = inputs["attention_mask"] if "packed" not in inputs else torch.ones_like(inputs["input_ids"])  # [B, L]
         scored = self._units(inputs)
-        self._guard.saw(loss, sums, inputs["sample"])
+        self._guard.saw(loss, sums, inputs["sample"], self.distiller.peaks)
         if self._parity == "taid":
             loss, sums = loss / scored, {name: value / scored for name, value in sums.items()}
             self._watch(sums, 1, real)
