@@ -26,7 +26,12 @@ PROJECTORS: dict[str, Parameter] = {
         1e-3, "of the projectors alone", 0.0, aliases=("projector_lr", "dskd_projector_lr"), fixed=True
     ),
     "projector_weight_decay": Parameter(1e-2, "of the projectors, biases included", 0.0, fixed=True),
-    "projectors": Parameter("none", "the method.safetensors of a run whose projectors to begin with", fixed=True),
+    "projectors": Parameter(
+        "none",
+        "a run of the same method, a checkpoint of it or its method.safetensors, whose projectors, and other "
+        "parameters of the method's own, to begin with",
+        fixed=True,
+    ),
 }
 STD_SCOPE = Parameter(
     "response",

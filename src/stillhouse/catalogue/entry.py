@@ -73,6 +73,11 @@ class Entry:
     vocabularies: tuple[str, ...] = ()
     whole_groups: bool = False
 
+    @property
+    def has_projectors(self) -> bool:
+        """Whether it has modules of its own between the models' hidden spaces, which can be trained alone."""
+        return "projectors" in self.parameters
+
 
 def find(kind: str, table: Mapping[str, Entry], name: str, where: str = "") -> Entry:
     """The entry called `name` or one of its aliases, upper and lower case and `-` and `_` alike; else a Mistake."""

@@ -134,15 +134,13 @@ class DualSpace(Method):
     Of a teacher with a tokenizer of its own the rows that correspond are taken, which need no map of tokens here.
     """
 
-    def size(self, student: Head, teacher: Head, seed: int) -> None:
+    def make(self, student: Head, teacher: Head, seed: int) -> None:
         """The projectors t2s, D to d, and s2t, d to D."""
         d, D = student.weight.shape[1], teacher.weight.shape[1]
         self._projected_by({"t2s": (D, d), "s2t": (d, D)}, seed)
 
     def _projected_by(self, sizes: Mapping[str, tuple[int, int]], seed: int, *, bias: bool = True) -> None:
         self.projectors = projecting.made(sizes, seed, bias=bias)
-        if self.settings["projectors"] != "none":
-            projecting.load(self.projectors, self.settings["projectors"])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The projectors, with a learning rate and a weight decay of their own."""
@@ -180,7 +178,7 @@ class CrossModelDualSpace(DualSpace):
         """Whether the teacher's hidden states of prompts and padding count."""
         return self.settings["std_scope"] == "padded"
 
-    def size(self, student: Head, teacher: Head, seed: int) -> None:
+    def make(self, student: Head, teacher: Head, seed: int) -> None:
         """The projectors t2s, s2t and query, 2d to 2D."""
         d, D = student.weight.shape[1], teacher.weight.shape[1]
         self._projected_by({"t2s": (D, d), "s2t": (d, D), "query": (2 * d, 2 * D)}, seed)

@@ -59,7 +59,7 @@ class MultiCostTransport(CrossModelDualSpace):
         """Of the costs of logits and of hidden states, before the first update: [2, 3]."""
         return torch.tensor([[0.2, 0.5, 0.3], [0.3, 0.5, 0.2]])
 
-    def size(self, student: Head, teacher: Head, seed: int) -> None:
+    def make(self, student: Head, teacher: Head, seed: int) -> None:
         """The projectors of cross-model attention, ot, D to d, and salience, d to 1."""
         d, D = student.weight.shape[1], teacher.weight.shape[1]
         sizes = {"t2s": (D, d), "s2t": (d, D), "query": (2 * d, 2 * D), "ot": (D, d), "salience": (d, 1)}

@@ -46,6 +46,7 @@ class Student(_Model):
         "an adapter is trained: peft.LoraConfig's own names; {}: r=256, lora_alpha=8, lora_dropout=0.1", None
     )
     quantize: Literal["4bit", "8bit"] | None = setting("keep the weights below an adapter in so few bits", None)
+    frozen: bool = setting("it stays as it is; the method's projectors alone are trained", False)
     dtype: Dtype = setting("what its weights are kept in", "float32")
     attn_implementation: str | None = setting("eager, sdpa, flash_attention_2 ...; null: transformers' choice", None)
     trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
@@ -63,6 +64,10 @@ class Student(_Model):
             raise Mistake("student.lora", wrong, "remove it, or student.from_scratch")
         if self.from_scratch and self.quantize is not None:
             raise Mistake("student.quantize", "would freeze random weights", "remove it, or student.from_scratch")
+        if self.frozen and self.from_scratch:
+            raise Mistake("student.frozen", "would keep random weights", "remove it, or student.from_scratch")
+        if self.frozen and self.lora is not None:
+            raise Mistake("student.lora", "would add an adapter that never learns", "remove it, or student.frozen")
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Data(Section):
     pad_to_max_length: bool = setting("pad every batch to max_length (parity; slower)", False)
     packing: bool = setting("lay the examples of a batch end to end in one row, without padding", False)
     max_batch_tokens: int | None = setting(
-        "fill micro-batches up to so many tokens, padding included, not to a number of examples", None, _ONE_OR_MORE
+        "fill micro-batches up to so many tokens, padding included", None, _ONE_OR_MORE
     )
 
     def validate(self) -> None:
@@ -202,6 +207,9 @@ class Recipe(Section):
         if self.teacher is not None and not method.needs_teacher:
             wrong = f"is not asked by {method.name}, which learns from text alone"
             raise Mistake("teacher", wrong, "remove it, or take another method")
+        if self.student.frozen and not method.has_projectors:
+            wrong = f"leaves nothing that learns: {method.name} has no projectors"
+            raise Mistake("student.frozen", wrong, "remove it, or take a method that has, such as dskd")
         if self.data.max_batch_tokens is not None and "train_sampling_strategy" in self.training:
             wrong = "says which examples share a batch, and so does data.max_batch_tokens"
             raise Mistake("training.train_sampling_strategy", wrong, "keep one of them")
