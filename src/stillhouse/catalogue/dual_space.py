@@ -55,6 +55,7 @@ _DSKD = Entry(
     official="The same numbers. With a tokenizer of its own a teacher is compared where an aligner says, which needs "
     "no map of tokens.",
     alignment={"name": "exact"},
+    by_map="never",
 )
 _CMA = Entry(
     "dskd_cma",
@@ -67,6 +68,7 @@ _CMA = Entry(
     "std_scope: padded, which gives its numbers with data.pad_to_max_length. Biases of heads are used here, there not.",
     alignment={"name": "position"},
     two_sided=True,
+    by_map="never",
     aligners=("position",),
 )
 _V2 = Entry(
@@ -93,6 +95,7 @@ _V2 = Entry(
     "as in KDFlow. KDFlow keeps the student's first head for Z' for ever.",
     alignment={"name": "exact"},
     vocabulary={"name": "exact"},
+    by_map="ids",
     vocabularies=("exact", "file"),
 )  # fmt: skip
 

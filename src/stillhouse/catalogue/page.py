@@ -50,11 +50,12 @@ teacher: {model: ..., template: chat}        # its own template, where that is a
 ```
 
 **Any divergence goes with any aligner and any map**; the table says what each method takes unless the recipe names
-something, and where it cannot choose. KD is the sum over aligned rows, divided by the student's scored tokens like
-everything else; rows that are not aligned learn their label alone. A teacher's row is moved to the student's tokens
-before it is compared: tokens that nothing goes to have probability 0 (where a divergence would then be infinite, as
-reverse KL, they do not count), several tokens that go to one are added up, and `overlap` cuts both sides to the shared
-tokens and renormalises them. Given for models with the same tokenizer, both sections work as well.
+something, and where it cannot choose; what a method has no use for is refused. KD is the sum over aligned rows, divided
+by the student's scored tokens like everything else; rows that are not aligned learn their label alone. A teacher's row
+is moved to the student's tokens before it is compared: tokens that nothing goes to have probability 0 (where a
+divergence would then be infinite, as reverse KL, they do not count), several tokens that go to one are added up, and
+`overlap` cuts both sides to the shared tokens and renormalises them. Given for models with the same tokenizer, both
+sections work as well.
 """
 
 
@@ -73,7 +74,7 @@ def _pairs() -> Iterator[str]:
         if entry.needs_teacher:
             alignment = alignment_of(entry, None)
             vocabulary = vocabulary_of(entry, None, alignment)
-            maps = ", ".join(entry.vocabularies) or ("any" if vocabulary else "-")
+            maps = ", ".join(entry.vocabularies) or ("-" if entry.by_map == "never" else "any")
             shown = [_written(axis) if axis else "-" for axis in (alignment, vocabulary)]
             yield f"| {entry.name} | {shown[0]} | {', '.join(entry.aligners) or 'any'} | {shown[1]} | {maps} |"
 

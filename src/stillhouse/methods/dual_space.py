@@ -25,7 +25,7 @@ from stillhouse.methods.clock import Clock
 from stillhouse.methods.cross_attention import cross_model_attention
 from stillhouse.methods.method import Method, Terms
 
-_LABELS = build_divergence("cross_entropy")
+LABELS = build_divergence("cross_entropy")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def dual_space(
         only_right: take t2s_kd only where Z's likeliest token is the label, as with cross-model attention.
     """
     seen = in_students_space(student, to_student)
-    ce = rowwise_loss(seen, None, [Term("t2s_ce", _LABELS)], {"right": MONITORS["accuracy"]}, blocks)
+    ce = rowwise_loss(seen, None, [Term("t2s_ce", LABELS)], {"right": MONITORS["accuracy"]}, blocks)
     right = ce.values["right"]  # [N_s]
     rows = (right > 0.5).nonzero().squeeze(-1) if only_right else None
     ours = student_part(student, seen.detach(), rows, objective, blocks)
@@ -94,7 +94,7 @@ def student_part(
     student: Predictions, seen: Predictions, rows: Tensor | None, objective: Objective, blocks: Blocks | None
 ) -> Terms:
     """label_weight CE of all rows and kd_weight t2s_kd of `rows` (None: all): the student's head once for both."""
-    labels = Term("ce", _LABELS, objective.label_weight)
+    labels = Term("ce", LABELS, objective.label_weight)
     terms = [labels, Term("t2s_kd", objective.t2s, objective.kd_weight)]
     if rows is None:
         return _rowwise(student, seen, terms, blocks)
@@ -109,7 +109,7 @@ def student_part(
 
 def label_part(student: Predictions, objective: Objective, blocks: Blocks | None) -> Terms:
     """label_weight CE of all rows."""
-    return _rowwise(student, None, [Term("ce", _LABELS, objective.label_weight)], blocks)
+    return _rowwise(student, None, [Term("ce", LABELS, objective.label_weight)], blocks)
 
 
 def s2t_part(teacher: Predictions, to_teacher: Tensor, objective: Objective, blocks: Blocks | None) -> Terms:

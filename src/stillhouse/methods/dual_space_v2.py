@@ -18,14 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse import vocabulary
-from stillhouse.divergence import build as build_divergence
 from stillhouse.head import MONITORS, Head, Predictions, Term, parted, rowwise_loss
 from stillhouse.methods.clock import Clock
-from stillhouse.methods.dual_space import DualSpace, Objective, in_students_space, label_part, s2t_part, student_part
+from stillhouse.methods.dual_space import (
+    LABELS,
+    DualSpace,
+    Objective,
+    in_students_space,
+    label_part,
+    s2t_part,
+    student_part,
+)
 from stillhouse.methods.method import Terms
 from stillhouse.methods.projectors import projected
 
-_LABELS = build_divergence("cross_entropy")
 Ids = NDArray[np.integer]
 
 
@@ -91,7 +97,7 @@ class DualSpaceByHeads(DualSpace):
         seen = replace(
             in_students_space(ours, projected(self.projectors, "t2s", theirs.hidden.detach())), labels=likeliest
         )
-        ce = rowwise_loss(seen, None, [Term("t2s_ce", _LABELS)], {"agrees": MONITORS["accuracy"]}, self.blocks)
+        ce = rowwise_loss(seen, None, [Term("t2s_ce", LABELS)], {"agrees": MONITORS["accuracy"]}, self.blocks)
         agrees = ce.values["agrees"]  # [M]
         rows = (agrees > 0.5).nonzero().squeeze(-1)
         of_all, of_agreeing = (tokens / max(len(ours), 1), tokens / max(len(rows), 1)) if self._means else (1.0, 1.0)

@@ -200,6 +200,8 @@ class Recipe(Section):
                 raise Mistake(axis, f"is not asked by {method.name}, which learns from text alone", "remove it")
             if getattr(self, axis) is not None:
                 object.__setattr__(self, axis, correspondence.settled(axis, table, getattr(self, axis), method))
+        if method.needs_teacher:
+            correspondence.check(method, self.alignment, self.vocabulary, self.method)
         object.__setattr__(self, "training", trainer_arguments.settle(self.training))
         if method.needs_teacher and self.teacher is None:
             wrong = f"is missing; {method.name} learns from a teacher"
