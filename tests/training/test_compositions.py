@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
 from stillhouse.catalogue import ALIGNERS, METHODS, VOCABULARIES
+from stillhouse.catalogue.compositions import EXAMPLES, goes_together
 from stillhouse.catalogue.correspondence import alignment_of, vocabulary_of
 from stillhouse.data.encode import Limits
 from stillhouse.data.rows import read_rows
@@ -21,7 +23,7 @@ from stillhouse.head import Head
 from stillhouse.methods import Clock, Method, Terms, build
 from stillhouse.mistakes import Mistake
 from stillhouse.models import load_causal_lm
-from stillhouse.recipe import Recipe, parse
+from stillhouse.recipe import Recipe, check, parse
 from stillhouse.teacher import LiveTeacher
 from stillhouse.training import run
 from stillhouse.training.distiller import Distiller
@@ -123,8 +125,11 @@ def test_what_is_said_of_an_axis_counts_or_is_refused(world: World, name: str) -
                 refused.append(mistake.where)
                 continue
             accepted += 1
-            if (world.terms(of).loss == loss) != (effective(of) == own):
+            terms = world.terms(of)
+            assert terms.sums.get("aligned", loss) > 0, said
+            if (terms.loss == loss) != (effective(of) == own):
                 idle.append(said)
+            assert goes_together(METHODS[name], said.get("alignment"), said.get("vocabulary"))
     assert idle == [] and accepted
     assert all(re.search(r"\b(alignment|vocabulary)\b", where) for where in refused)
 
@@ -164,3 +169,29 @@ def test_transports_beside_cdm_train_everything(world: World, tmp_path: Path, na
     counters = {"forwards", "cost_weights"}  # parity's alone; anew every so many steps
     assert after.keys() == before.keys()
     assert {key for key, value in after.items() if torch.equal(value, before[key])} == counters
+
+
+def example(world: World, title: str, output: Path) -> Recipe:
+    """The recipe of an example of docs/compositions.md, between the small models."""
+    said = yaml.safe_load(EXAMPLES[title])
+    tree: dict[str, Any] = {
+        "student": {"model": str(world.folder / "small"), **said.pop("student", {})},
+        "teacher": {"model": str(world.folder / "foreign")},
+        "data": {"train": str(world.folder / "train.jsonl"), "template": "short", "max_length": 96,
+                 "max_prompt_length": 64, **said.pop("data", {})},
+        "training": {"max_steps": 2, "use_cpu": True},
+        "output": str(output),
+    }  # fmt: skip
+    path = output / "recipe.yaml"
+    path.write_text(json.dumps(tree | said))
+    return parse("distill", [str(path)])
+
+
+@pytest.mark.parametrize("title", EXAMPLES)
+def test_every_example_is_a_right_recipe(world: World, tmp_path: Path, title: str) -> None:
+    check(example(world, title, tmp_path))
+
+
+def test_an_example_trains(world: World, tmp_path: Path) -> None:
+    title = next(title for title in EXAMPLES if "packed" in title)
+    assert (run(example(world, title, tmp_path)) / "finished.json").is_file()

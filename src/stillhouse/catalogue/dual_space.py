@@ -41,6 +41,8 @@ STD_SCOPE = Parameter(
     choices=("response", "padded"),
 )
 
+# All but CDM's, which is found from predictions where tokens are compared, and not in hidden spaces.
+_KNOWN_BEFORE = ("span", "exact", "position", "dtw", "dtw_matched")
 _FORMULA = (
     "(1 - kd_weight) CE + kd_weight (CE(Z) + D(student || Z) + KL(teacher || Z')); Z the student's head on the "
     "teacher's states in the student's space, trained by CE alone, Z' the teacher's head on the student's in its"
@@ -55,6 +57,7 @@ _DSKD = Entry(
     official="The same numbers. With a tokenizer of its own a teacher is compared where an aligner says, which needs "
     "no map of tokens.",
     alignment={"name": "exact"},
+    aligners=_KNOWN_BEFORE,
     by_map="never",
 )
 _CMA = Entry(
@@ -95,6 +98,7 @@ _V2 = Entry(
     "as in KDFlow. KDFlow keeps the student's first head for Z' for ever.",
     alignment={"name": "exact"},
     vocabulary={"name": "exact"},
+    aligners=_KNOWN_BEFORE,
     by_map="ids",
     vocabularies=("exact", "file"),
 )  # fmt: skip

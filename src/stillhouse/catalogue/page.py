@@ -21,6 +21,8 @@ a mixture of both, y the data set's own next token, T the temperature (no T² fa
 cross-entropy -log q[y] at T = 1. KL(p||q) = sum p (log p - log q). Sums run over the vocabulary. An entry whose logit
 is -inf on either side contributes nothing. Everything is fp32 (fp64 for fp64 weights), whatever the model's dtype.
 
+What can be combined with what: [compositions.md](compositions.md).
+
 A recipe names a method and its settings, by these names or those in brackets; `stillhouse methods` shows the same in a
 terminal. **Any number not marked "fixed" may be a schedule** over the run's optimizer steps, and is then logged:
 

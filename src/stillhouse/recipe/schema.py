@@ -355,7 +355,9 @@ class MethodsOptions(Section):
 
     json: bool = setting("as one JSON object instead of a table", False)
     markdown: bool = setting("as the page docs/methods.md", False)
+    compositions: bool = setting("as the page docs/compositions.md: what can be combined with what", False)
 
     def validate(self) -> None:
-        if self.json and self.markdown:
-            raise Mistake("markdown", "is asked beside json", "take one of them")
+        asked = [name for name in ("json", "markdown", "compositions") if getattr(self, name)]
+        if len(asked) > 1:
+            raise Mistake(asked[1], f"is asked beside {asked[0]}", "take one of them")
