@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -40,7 +41,8 @@ def write_world(folder: Path, dev: int = 4, *, sharp: float = 20.0) -> Path:
     return folder
 
 
-def tokenizer(entries: int = 300) -> PreTrainedTokenizerFast:
+def tokenizer(entries: int = 300, texts: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
+    """Trained on `texts`; by default on rows of its own."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -48,8 +50,8 @@ def tokenizer(entries: int = 300) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=entries, special_tokens=["<eos>", "<pad>"], initial_alphabet=alphabet, show_progress=False
     )
-    texts = [f"{row['instruction']} {row['output']}" for row in rows(50)]
-    bpe.train_from_iterator([*texts, *WORDS], trainer)
+    own = [*(f"{row['instruction']} {row['output']}" for row in rows(50)), *WORDS]
+    bpe.train_from_iterator(own if texts is None else texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<pad>")
 
 
@@ -62,12 +64,13 @@ def write_model(
     padded: int = 0,
     entries: int = 300,
     sharp: float = 1.0,
+    texts: Sequence[str] | None = None,
 ) -> str:
     """A Llama-architecture model with random weights and the toy tokenizer, as a folder.
 
     Its predictions are almost uniform, but for `sharp`, which multiplies embeddings and head.
     """
-    made = tokenizer(entries)
+    made = tokenizer(entries, texts)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(made) + padded,

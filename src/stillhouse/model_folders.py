@@ -17,6 +17,7 @@ from stillhouse.mistakes import Mistake, shorten
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.yaml"
+METHOD_WEIGHTS = "method.safetensors"  # what a method has learnt and remembers, beside the student's weights
 _NAME = re.compile(r"epoch(?P<epoch>\d+)_step(?P<step>\d+)(_loss(?P<loss>[\d.]+|inf|nan))?(_rougel(?P<rouge>[\d.]+))?$")
 
 
@@ -82,6 +83,21 @@ def find(name: str, where: str | None = None) -> str:
     if not best:
         raise Mistake(where or name, f"the run in '{name}' has no checkpoint yet", "let it end its first epoch")
     return str(best[0].path)
+
+
+def method_weights(name: str, where: str) -> Path:
+    """The file of a method's weights that `name` stands for: a run's best checkpoint's, a checkpoint's, or itself.
+
+    Raises:
+        Mistake: there is none.
+    """
+    folder = Path(find(name, where))
+    path = folder / METHOD_WEIGHTS if folder.is_dir() else folder
+    if path.is_file():
+        return path
+    if folder.is_dir():
+        raise Mistake(where, f"'{folder}' holds no {METHOD_WEIGHTS}", "name a run of a method that has projectors")
+    raise Mistake(where, f"no file or folder '{name}'", f"name a run, a checkpoint of it, or its {METHOD_WEIGHTS}")
 
 
 def remark(name: str) -> str | None:

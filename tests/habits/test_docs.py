@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stillhouse.catalogue import METHODS, Entry, Parameter
+from stillhouse.catalogue.compositions import page
 from stillhouse.catalogue.page import markdown
 from tests.habits.tree import ROOT
 
@@ -12,6 +13,11 @@ from tests.habits.tree import ROOT
 def test_the_page_of_methods_is_the_catalogue():
     """After a change: stillhouse methods --markdown > docs/methods.md."""
     assert (ROOT / "docs" / "methods.md").read_text() == markdown()
+
+
+def test_the_page_of_compositions_is_the_catalogue():
+    """After a change: stillhouse methods --compositions > docs/compositions.md."""
+    assert (ROOT / "docs" / "compositions.md").read_text() == page()
 
 
 def test_the_page_says_everything_of_an_entry(monkeypatch: pytest.MonkeyPatch):

@@ -321,8 +321,9 @@ def typo(word: str, rng: random.Random) -> str:
 
 
 def test_did_you_mean_is_right_on_95_of_100_typos() -> None:
-    # A typo in a key of one letter leaves nothing of it.
-    keys, rng = [key for key in all_keys(Recipe) if len(key.rpartition(".")[2]) > 1], random.Random(20240229)
+    # A typo in a name of one letter leaves nothing of it.
+    keys = [key for key in all_keys(Recipe) if len(key.rpartition(".")[2]) > 1]
+    rng = random.Random(20240229)
     wrong, asked = [], 0
     for key in rng.sample(keys, 110):
         section, dot, leaf = key.rpartition(".")

@@ -55,7 +55,7 @@ ALIGNERS: dict[str, Entry] = {
 }
 
 _SPACE = Parameter(False, "then also tokens that are equal but for a leading blank")
-_MANY = Parameter(
+MANY = Parameter(
     "sum",
     "of several teacher tokens that go to one: all their probability, or that of the first",
     choices=("sum", "first"),
@@ -64,21 +64,21 @@ _EXACT_MAP = Entry(
     "exact",
     "-",
     "tokens that stand for the same bytes; the teacher gives the student's other tokens nothing",
-    {"ignore_space": _SPACE, "many": _MANY},
+    {"ignore_space": _SPACE, "many": MANY},
     aliases=("em",),
 )
 _MIN_EDIT = Entry(
     "min_edit",
     "Wan et al., FuseLLM, arXiv:2401.10491",
     "every teacher token goes to the student token of the least edit distance",
-    {"many": _MANY},
+    {"many": MANY},
     aliases=("mined", "min_ed"),
 )
 _PREFIX = Entry(
     "prefix",
     "Chen et al., CDM, arXiv:2502.11104",
     "an equal token, else the longest student token that begins the teacher's",
-    {"many": _MANY},
+    {"many": MANY},
     aliases=("prefix_em",),
 )
 _FILE = Entry(
@@ -88,7 +88,7 @@ _FILE = Entry(
     {
         "path": Parameter("map.json", "the file"),
         "zero_is_none": Parameter(False, "0 means none, as in CDM's published exact maps"),
-        "many": _MANY,
+        "many": MANY,
     },
 )
 _OVERLAP = Entry(

@@ -26,7 +26,12 @@ PROJECTORS: dict[str, Parameter] = {
         1e-3, "of the projectors alone", 0.0, aliases=("projector_lr", "dskd_projector_lr"), fixed=True
     ),
     "projector_weight_decay": Parameter(1e-2, "of the projectors, biases included", 0.0, fixed=True),
-    "projectors": Parameter("none", "the method.safetensors of a run whose projectors to begin with", fixed=True),
+    "projectors": Parameter(
+        "none",
+        "a run of the same method, a checkpoint of it or its method.safetensors, whose projectors, and other "
+        "parameters of the method's own, to begin with",
+        fixed=True,
+    ),
 }
 STD_SCOPE = Parameter(
     "response",
@@ -36,6 +41,8 @@ STD_SCOPE = Parameter(
     choices=("response", "padded"),
 )
 
+# All but CDM's, which is found from predictions where tokens are compared, and not in hidden spaces.
+_KNOWN_BEFORE = ("span", "exact", "position", "dtw", "dtw_matched")
 _FORMULA = (
     "(1 - kd_weight) CE + kd_weight (CE(Z) + D(student || Z) + KL(teacher || Z')); Z the student's head on the "
     "teacher's states in the student's space, trained by CE alone, Z' the teacher's head on the student's in its"
@@ -50,6 +57,8 @@ _DSKD = Entry(
     official="The same numbers. With a tokenizer of its own a teacher is compared where an aligner says, which needs "
     "no map of tokens.",
     alignment={"name": "exact"},
+    aligners=_KNOWN_BEFORE,
+    by_map="never",
 )
 _CMA = Entry(
     "dskd_cma",
@@ -62,6 +71,7 @@ _CMA = Entry(
     "std_scope: padded, which gives its numbers with data.pad_to_max_length. Biases of heads are used here, there not.",
     alignment={"name": "position"},
     two_sided=True,
+    by_map="never",
     aligners=("position",),
 )
 _V2 = Entry(
@@ -88,6 +98,8 @@ _V2 = Entry(
     "as in KDFlow. KDFlow keeps the student's first head for Z' for ever.",
     alignment={"name": "exact"},
     vocabulary={"name": "exact"},
+    aligners=_KNOWN_BEFORE,
+    by_map="ids",
     vocabularies=("exact", "file"),
 )  # fmt: skip
 

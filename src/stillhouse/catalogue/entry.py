@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from stillhouse import schedule
 from stillhouse.mistakes import Mistake, unknown_name
@@ -50,14 +50,15 @@ class Entry:
         formula: The value of a row, in the letters of docs/methods.md.
         official: What the released code does otherwise, and how to get its numbers.
         alignment: Of a method for two tokenizers: the aligner that it has unless the recipe names one.
-        vocabulary: Of a method for two tokenizers: the vocabulary map that it has unless the recipe names one; None
-            where it compares tokens without a map.
+        vocabulary: Of a method for two tokenizers: the vocabulary map that it has unless the recipe names one.
         two_sided: Whether a method always looks at two tokenisations, be they equal; the others do where tokenizers
             differ, by means of an aligner and a map.
         aligners: Which aligners a method can have; none named: any.
-        vocabularies: Which vocabulary maps a method can have; none named: any, or none at all where `vocabulary` is
-            None and the method is `two_sided`.
         one_tokenizer: Whether a method compares token by token, so that the teacher must have the student's tokenizer.
+        by_map: What a method does with a map of tokens: moves the teacher's rows by it; does so where the recipe names
+            one ("asked"); looks up single tokens ("ids"); or nothing ("never").
+        vocabularies: Which vocabulary maps a method can have; none named: any.
+        without_map: Settings of the part that a map replaces, of a method that moves rows where it is asked.
         whole_groups: Whether a method wants the aligner's groups as they are, and merges them itself.
         rollout: Of a method that says who writes the responses: the settings of the recipe's `rollout` that it has
             unless the recipe gives others.
@@ -76,11 +77,18 @@ class Entry:
     vocabulary: Mapping[str, Any] | None = None
     two_sided: bool = False
     aligners: tuple[str, ...] = ()
+    by_map: Literal["moves", "asked", "ids", "never"] = "moves"
     vocabularies: tuple[str, ...] = ()
     one_tokenizer: bool = False
+    without_map: tuple[str, ...] = ()
     whole_groups: bool = False
     rollout: Mapping[str, Any] | None = None
     sources: tuple[str, ...] = ()
+
+    @property
+    def has_projectors(self) -> bool:
+        """Whether it has modules of its own between the models' hidden spaces, which can be trained alone."""
+        return "projectors" in self.parameters
 
 
 def find(kind: str, table: Mapping[str, Entry], name: str, where: str = "") -> Entry:

@@ -21,6 +21,8 @@ a mixture of both, y the data set's own next token, T the temperature (no T² fa
 cross-entropy -log q[y] at T = 1. KL(p||q) = sum p (log p - log q). Sums run over the vocabulary. An entry whose logit
 is -inf on either side contributes nothing. Everything is fp32 (fp64 for fp64 weights), whatever the model's dtype.
 
+What can be combined with what: [compositions.md](compositions.md).
+
 A recipe names a method and its settings, by these names or those in brackets; `stillhouse methods` shows the same in a
 terminal. **Any number not marked "fixed" may be a schedule** over the run's optimizer steps, and is then logged:
 
@@ -66,11 +68,12 @@ teacher: {model: ..., template: chat}        # its own template, where that is a
 ```
 
 **Any divergence goes with any aligner and any map**; the table says what each method takes unless the recipe names
-something, and where it cannot choose. KD is the sum over aligned rows, divided by the student's scored tokens like
-everything else; rows that are not aligned learn their label alone. A teacher's row is moved to the student's tokens
-before it is compared: tokens that nothing goes to have probability 0 (where a divergence would then be infinite, as
-reverse KL, they do not count), several tokens that go to one are added up, and `overlap` cuts both sides to the shared
-tokens and renormalises them. Given for models with the same tokenizer, both sections work as well.
+something, and where it cannot choose; what a method has no use for is refused. KD is the sum over aligned rows, divided
+by the student's scored tokens like everything else; rows that are not aligned learn their label alone. A teacher's row
+is moved to the student's tokens before it is compared: tokens that nothing goes to have probability 0 (where a
+divergence would then be infinite, as reverse KL, they do not count), several tokens that go to one are added up, and
+`overlap` cuts both sides to the shared tokens and renormalises them. Given for models with the same tokenizer, both
+sections work as well.
 """
 
 
@@ -89,7 +92,7 @@ def _pairs() -> Iterator[str]:
         if entry.needs_teacher and not entry.one_tokenizer:
             alignment = alignment_of(entry, None)
             vocabulary = vocabulary_of(entry, None, alignment)
-            maps = ", ".join(entry.vocabularies) or ("any" if vocabulary else "-")
+            maps = ", ".join(entry.vocabularies) or ("-" if entry.by_map == "never" else "any")
             shown = [_written(axis) if axis else "-" for axis in (alignment, vocabulary)]
             yield f"| {entry.name} | {shown[0]} | {', '.join(entry.aligners) or 'any'} | {shown[1]} | {maps} |"
 

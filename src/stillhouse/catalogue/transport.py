@@ -48,13 +48,16 @@ _PRIMAL = Entry(
         **PROJECTORS,
     },
     aliases=("mcw", "multi_cost_wasserstein_kd"),
-    formula="CE + kd_weight KD + logit_weight W_l + hidden_weight W_h; KD of dskd_cma, W = N sum P C of each response "
-    "of N tokens, P the entropic plan of C, C_l = .2 L2 + .5 KL + .3 salience of top_k logits, the teacher's mixed "
-    "with the student's, C_h = .3 edits + .5 L2 of windows + .2 cosine; weights anew every update_interval steps",
+    formula="CE + kd_weight KD + logit_weight W_l + hidden_weight W_h; KD of dskd_cma, or, where the recipe has a "
+    "vocabulary, D of the rows that it moves; W = N sum P C of each response of N tokens, P the entropic plan "
+    "of C, C_l = .2 L2 + .5 KL + .3 salience of top_k logits, the teacher's mixed with the student's, C_h = .3"
+    " edits + .5 L2 of windows + .2 cosine; weights anew every update_interval steps",
     official=_COMMON + "The weights of costs there follow the last example of each micro-batch, in parity too. The "
     "released code does not run as it is (weights of both transports are never defined: taken as 1).",
     alignment={"name": "position"},
     two_sided=True,
+    by_map="asked",
+    without_map=("s2t_divergence", "std_scope"),
     aligners=("position", "span", "exact"),
 )
 _DUAL = Entry(
@@ -78,13 +81,15 @@ _DUAL = Entry(
         ),
     },
     aliases=("mcw_dual",),
-    formula="CE / 2 + kd_weight KD + logit_weight W_l + hidden_weight W_h; KD of dskd_cma, W = N (mean phi + sum_k w_k "
+    formula="CE / 2 + kd_weight KD + logit_weight W_l + hidden_weight W_h; KD of mcw_kd, W = N (mean phi + sum_k w_k "
     "mean phi^c_k) of each response of N tokens, phi a network of the teacher's positions, which climbs",
     official=_COMMON + "There potentials differ between processes and are never saved, and costs weigh the same for "
     "ever, as in parity (where they are saved); otherwise the optimizer moves the potentials, and the weights of costs "
     "follow mcw_kd's rule.",
     alignment={"name": "position"},
     two_sided=True,
+    by_map="asked",
+    without_map=("s2t_divergence", "std_scope"),
     aligners=("position", "span", "exact"),
 )  # fmt: skip
 

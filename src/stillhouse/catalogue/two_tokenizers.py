@@ -38,6 +38,7 @@ _ULD = Entry(
     "example (form: official).",
     alignment={"name": "position"},
     two_sided=True,
+    by_map="never",
 )  # fmt: skip
 
 _MINED = Entry(
@@ -84,6 +85,7 @@ _MLOT = Entry(
     "formula on scored rows, whose numbers are therefore others.",
     alignment={"name": "position"},
     two_sided=True,
+    by_map="never",
     aligners=("position", "span", "exact", "dtw"),
 )
 
@@ -92,7 +94,7 @@ _CDM = Entry(
     "Chen et al., CDM, arXiv:2502.11104",
     "the likeliest tokens of both sides, matched anew in each context by a map and a small edit distance",
     {
-        **CDM.parameters,
+        **{name: parameter for name, parameter in CDM.parameters.items() if name != "static"},
         "preset": Parameter(
             "clean",
             "official: the released code, its slips included; scope, layout and protect_digits are then its own",
@@ -120,6 +122,7 @@ _CDM = Entry(
     alignment={"name": "entropy_dtw", "merge": "mean"},
     vocabulary={"name": "exact", "ignore_space": True},
     two_sided=True,
+    by_map="ids",
     vocabularies=MAPS,
 )  # fmt: skip
 
@@ -167,6 +170,7 @@ _GOLD = Entry(
     "exact where a response is one run of tokens. extended_uld: false is alignment: position.",
     alignment={"name": "span", "merge": "mean"},
     two_sided=True,
+    by_map="never",
     aligners=("span", "position"),
     whole_groups=True,
 )  # fmt: skip
@@ -205,6 +209,7 @@ _ALM = Entry(
     "token may be followed by a blank. There the last chunk has a boundary after the end of the text, here none.",
     alignment={"name": "span", "merge": "mean"},
     two_sided=True,
+    by_map="never",
     aligners=("span",),
     whole_groups=True,
 )  # fmt: skip

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from stillhouse.catalogue import METHODS, Entry
+from stillhouse.catalogue.compositions import page
 from stillhouse.catalogue.page import markdown
 from stillhouse.recipe import MethodsOptions
 
@@ -20,6 +21,8 @@ def run(options: MethodsOptions) -> None:
         print(json.dumps({name: _described(entry) for name, entry in METHODS.items()}, indent=2))
     elif options.markdown:
         print(markdown(), end="")
+    elif options.compositions:
+        print(page(), end="")
     elif sys.stdout.isatty():
         _print_table()
     else:

@@ -25,7 +25,7 @@ from stillhouse.methods.clock import Clock
 from stillhouse.methods.cross_attention import cross_model_attention
 from stillhouse.methods.method import Method, Terms
 
-_LABELS = build_divergence("cross_entropy")
+LABELS = build_divergence("cross_entropy")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def dual_space(
         only_right: take t2s_kd only where Z's likeliest token is the label, as with cross-model attention.
     """
     seen = in_students_space(student, to_student)
-    ce = rowwise_loss(seen, None, [Term("t2s_ce", _LABELS)], {"right": MONITORS["accuracy"]}, blocks)
+    ce = rowwise_loss(seen, None, [Term("t2s_ce", LABELS)], {"right": MONITORS["accuracy"]}, blocks)
     right = ce.values["right"]  # [N_s]
     rows = (right > 0.5).nonzero().squeeze(-1) if only_right else None
     ours = student_part(student, seen.detach(), rows, objective, blocks)
@@ -94,7 +94,7 @@ def student_part(
     student: Predictions, seen: Predictions, rows: Tensor | None, objective: Objective, blocks: Blocks | None
 ) -> Terms:
     """label_weight CE of all rows and kd_weight t2s_kd of `rows` (None: all): the student's head once for both."""
-    labels = Term("ce", _LABELS, objective.label_weight)
+    labels = Term("ce", LABELS, objective.label_weight)
     terms = [labels, Term("t2s_kd", objective.t2s, objective.kd_weight)]
     if rows is None:
         return _rowwise(student, seen, terms, blocks)
@@ -109,7 +109,7 @@ def student_part(
 
 def label_part(student: Predictions, objective: Objective, blocks: Blocks | None) -> Terms:
     """label_weight CE of all rows."""
-    return _rowwise(student, None, [Term("ce", _LABELS, objective.label_weight)], blocks)
+    return _rowwise(student, None, [Term("ce", LABELS, objective.label_weight)], blocks)
 
 
 def s2t_part(teacher: Predictions, to_teacher: Tensor, objective: Objective, blocks: Blocks | None) -> Terms:
@@ -134,15 +134,13 @@ class DualSpace(Method):
     Of a teacher with a tokenizer of its own the rows that correspond are taken, which need no map of tokens here.
     """
 
-    def size(self, student: Head, teacher: Head, seed: int) -> None:
+    def make(self, student: Head, teacher: Head, seed: int) -> None:
         """The projectors t2s, D to d, and s2t, d to D."""
         d, D = student.weight.shape[1], teacher.weight.shape[1]
         self._projected_by({"t2s": (D, d), "s2t": (d, D)}, seed)
 
     def _projected_by(self, sizes: Mapping[str, tuple[int, int]], seed: int, *, bias: bool = True) -> None:
         self.projectors = projecting.made(sizes, seed, bias=bias)
-        if self.settings["projectors"] != "none":
-            projecting.load(self.projectors, self.settings["projectors"])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The projectors, with a learning rate and a weight decay of their own."""
@@ -180,7 +178,7 @@ class CrossModelDualSpace(DualSpace):
         """Whether the teacher's hidden states of prompts and padding count."""
         return self.settings["std_scope"] == "padded"
 
-    def size(self, student: Head, teacher: Head, seed: int) -> None:
+    def make(self, student: Head, teacher: Head, seed: int) -> None:
         """The projectors t2s, s2t and query, 2d to 2D."""
         d, D = student.weight.shape[1], teacher.weight.shape[1]
         self._projected_by({"t2s": (D, d), "s2t": (d, D), "query": (2 * d, 2 * D)}, seed)

@@ -18,21 +18,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse import vocabulary
-from stillhouse.divergence import build as build_divergence
 from stillhouse.head import MONITORS, Head, Predictions, Term, parted, rowwise_loss
 from stillhouse.methods.clock import Clock
-from stillhouse.methods.dual_space import DualSpace, Objective, in_students_space, label_part, s2t_part, student_part
+from stillhouse.methods.dual_space import (
+    LABELS,
+    DualSpace,
+    Objective,
+    in_students_space,
+    label_part,
+    s2t_part,
+    student_part,
+)
 from stillhouse.methods.method import Terms
 from stillhouse.methods.projectors import projected
 
-_LABELS = build_divergence("cross_entropy")
 Ids = NDArray[np.integer]
 
 
 class DualSpaceByHeads(DualSpace):
     """DSKD-v2 between rows that correspond, of one tokenizer or of two."""
 
-    def size(self, student: Head, teacher: Head, seed: int) -> None:
+    def make(self, student: Head, teacher: Head, seed: int) -> None:
         """The map t2s, D to d, and what s2t needs, from the tokens that both sides share."""
         if self.tokenizers is None:
             ours = theirs = np.arange(min(student.vocabulary, teacher.vocabulary))
@@ -46,7 +52,7 @@ class DualSpaceByHeads(DualSpace):
         self.by_tokens(student, teacher, ours[:first], theirs[:first], names)
 
     def by_tokens(self, student: Head, teacher: Head, ours: Ids, theirs: Ids, names: Ids | None) -> None:
-        """`size` from n shared tokens.
+        """`make` from n shared tokens.
 
         Args:
             ours: [n] the student's ids of them.
@@ -58,11 +64,10 @@ class DualSpaceByHeads(DualSpace):
         self._names = None if names is None else torch.from_numpy(np.asarray(names, np.int64))
         self._inverse = torch.linalg.pinv(other[index.to(other.device)].T.float())  # [n, D]
         self._projected_by({"t2s": (other.shape[1], own.shape[1])}, 0, bias=False)
-        if self.settings["projectors"] == "none":
-            shared = torch.linalg.pinv(own[self._ours.to(own.device)].T.float())  # [n, d]
-            kept = other[index.to(other.device)].T.float() @ shared.to(other.device)  # [D, d]
-            with torch.no_grad():
-                self.projectors["t2s"].weight.copy_(kept.T)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        shared = torch.linalg.pinv(own[self._ours.to(own.device)].T.float())  # [n, d]
+        kept = other[index.to(other.device)].T.float() @ shared.to(other.device)  # [D, d]
+        with torch.no_grad():
+            self.projectors["t2s"].weight.copy_(kept.T)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> Terms:
         """Sum over N_s tokens; `teacher` must be given."""
@@ -92,7 +97,7 @@ class DualSpaceByHeads(DualSpace):
         seen = replace(
             in_students_space(ours, projected(self.projectors, "t2s", theirs.hidden.detach())), labels=likeliest
         )
-        ce = rowwise_loss(seen, None, [Term("t2s_ce", _LABELS)], {"agrees": MONITORS["accuracy"]}, self.blocks)
+        ce = rowwise_loss(seen, None, [Term("t2s_ce", LABELS)], {"agrees": MONITORS["accuracy"]}, self.blocks)
         agrees = ce.values["agrees"]  # [M]
         rows = (agrees > 0.5).nonzero().squeeze(-1)
         of_all, of_agreeing = (tokens / max(len(ours), 1), tokens / max(len(rows), 1)) if self._means else (1.0, 1.0)

@@ -1,9 +1,9 @@
 """MCW-KD: several costs of standing tokens of two models side by side, weighed, and what their transport costs.
 
-Beside DSKD's cross-model attention (`kd`) there are two transports over the positions of an example, one by logits and
-one by hidden states, each by the weighted sum of three costs (`mcw_costs`). (Vuong et al., AAAI 2026,
-doi:10.1609/aaai.v40i39.40619.) Letters: an example has M rows of the teacher and N of the student, C [3, M, N] are its
-costs, w [3] their weights.
+Beside DSKD's cross-model attention, or a divergence by a map of tokens (`kd`), there are two transports over the
+positions of an example, one by logits and one by hidden states, each by the weighted sum of three costs
+(`mcw_costs`). (Vuong et al., AAAI 2026, doi:10.1609/aaai.v40i39.40619.) Letters: an example has M rows of the teacher
+and N of the student, C [3, M, N] are its costs, w [3] their weights.
 
     primal       sum P sum_k w_k C_k, P the entropic plan of the weighted sum
     semi-dual    mean phi + sum_k w_k mean phi^c_k, phi a network that climbs
@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.head import Head, Pairing, Predictions
+from stillhouse.head import Head, Pairing, Predictions, Term
 from stillhouse.methods import projectors as projecting
 from stillhouse.methods.clock import Clock
 from stillhouse.methods.cross_attention import cross_model_attention
-from stillhouse.methods.dual_space import CrossModelDualSpace, Objective, dual_space
+from stillhouse.methods.dual_space import LABELS, CrossModelDualSpace, Objective, dual_space
 from stillhouse.methods.mcw_costs import EditCosts, Example, hidden_costs, logit_costs
 from stillhouse.methods.method import Terms
 from stillhouse.transport import cost_weights, transport_cost
@@ -34,7 +34,9 @@ START = 0.1  # the teacher's share of its logits at first
 
 
 class MultiCostTransport(CrossModelDualSpace):
-    """label_weight CE + kd_weight KD + logit_weight W_logits + hidden_weight W_hidden, KD cross-model attention's.
+    """label_weight CE + kd_weight KD + logit_weight W_logits + hidden_weight W_hidden.
+
+    KD is cross-model attention's; where the recipe has a vocabulary, it is D of the rows that this moves.
 
     Clean: a response's transport counts for each of its student's tokens; salience is learnt; what the teacher's logits
     are mixed with gets no gradient. parity: the mean over a micro-batch's examples, whatever their tokens, divided by
@@ -59,11 +61,12 @@ class MultiCostTransport(CrossModelDualSpace):
         """Of the costs of logits and of hidden states, before the first update: [2, 3]."""
         return torch.tensor([[0.2, 0.5, 0.3], [0.3, 0.5, 0.2]])
 
-    def size(self, student: Head, teacher: Head, seed: int) -> None:
-        """The projectors of cross-model attention, ot, D to d, and salience, d to 1."""
+    def make(self, student: Head, teacher: Head, seed: int) -> None:
+        """The projectors of cross-model attention, where there is any; ot, D to d, and salience, d to 1."""
         d, D = student.weight.shape[1], teacher.weight.shape[1]
-        sizes = {"t2s": (D, d), "s2t": (d, D), "query": (2 * d, 2 * D), "ot": (D, d), "salience": (d, 1)}
-        self._projected_by(sizes, seed)
+        of_transports, attention = {"ot": (D, d), "salience": (d, 1)}, {"t2s": (D, d), "s2t": (d, D)}
+        attention |= {"query": (2 * d, 2 * D)}
+        self._projected_by(of_transports if self.by_map else attention | of_transports, seed)
         if self.settings["parity"]:
             self.projectors["salience"].requires_grad_(False)
 
@@ -71,10 +74,27 @@ class MultiCostTransport(CrossModelDualSpace):
         """Sum over N_s tokens; `teacher` must be given, with the rows of every example in its pairing."""
         assert teacher is not None
         now = self.at(clock)
-        spaces = self.spaces(student, teacher, now)
-        values, sums = self.transports(student, teacher.detach(), now, self._share(clock))
-        loss = spaces.loss + now["logit_weight"] * values[LOGITS] + now["hidden_weight"] * values[HIDDEN]
-        return Terms(loss, {**spaces.sums, **sums})
+        words = (self.by_tokens if self.by_map else self.spaces)(student, teacher, now)
+        plain = replace(teacher.detach(), translation=None)
+        values, sums = self.transports(student, plain, now, self._share(clock))
+        loss = words.loss + now["logit_weight"] * values[LOGITS] + now["hidden_weight"] * values[HIDDEN]
+        return Terms(loss, {**words.sums, **sums})
+
+    @property
+    def by_map(self) -> bool:
+        """Whether the recipe has a vocabulary, whose rows are compared in the place of cross-model attention."""
+        return self.tokenizers is not None and self.tokenizers.map is not None
+
+    @property
+    def needs_padding(self) -> bool:
+        """Whether the teacher's hidden states of prompts and padding count: those of cross-model attention may."""
+        return super().needs_padding and not self.by_map
+
+    def by_tokens(self, student: Predictions, teacher: Predictions, now: Mapping[str, Any]) -> Terms:
+        """label_weight CE + kd_weight D of the rows that correspond, by the recipe's vocabulary: a map's, or CDM's."""
+        objective = replace(Objective.of(now), label_weight=self.label_weight)
+        terms = [Term("ce", LABELS, objective.label_weight), Term("kd", objective.t2s, objective.kd_weight)]
+        return self.summed(student, teacher, terms)
 
     def spaces(self, student: Predictions, teacher: Predictions, now: Mapping[str, Any]) -> Terms:
         """label_weight CE + kd_weight KD."""

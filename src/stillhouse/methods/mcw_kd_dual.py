@@ -40,9 +40,9 @@ class SemiDualTransport(MultiCostTransport):
         """The same of each cost."""
         return torch.full((2, 3), 1.0 / 3.0)
 
-    def size(self, student: Head, teacher: Head, seed: int) -> None:
+    def make(self, student: Head, teacher: Head, seed: int) -> None:
         """The primal's, and a potential each for logits and for hidden states."""
-        super().size(student, teacher, seed)
+        super().make(student, teacher, seed)
         k = min(int(self.settings["top_k"]), student.vocabulary, teacher.vocabulary)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)

@@ -25,6 +25,7 @@ from stillhouse.head import (
     rowwise_loss,
 )
 from stillhouse.head.rowwise import Monitor
+from stillhouse.methods.beginning import begin_with
 from stillhouse.methods.clock import Clock
 from stillhouse.methods.contextual import ContextualRows, ContextualVocabulary
 from stillhouse.methods.pair import TokenizerPair
@@ -89,7 +90,17 @@ class Method(nn.Module):
             student: its head, whole.
             teacher: its head, whole.
             seed: of what is drawn.
+
+        Raises:
+            Mistake: the setting `projectors` names no weights of this method and of these models.
         """
+        self.make(student, teacher, seed)
+        given = self.settings.get("projectors", "none")
+        if given != "none":
+            begin_with(self, given, "method.projectors")
+
+    def make(self, student: Head, teacher: Head, seed: int) -> None:
+        """What `size` does of a method with parameters of such sizes, as they are drawn; by default nothing."""
 
     def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> Terms:
         """The loss of N scored tokens.

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from stillhouse.mistakes import Mistake
-from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find
+from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.schema import (
     EvaluateOptions,
@@ -83,6 +83,8 @@ def _check_recipe(recipe: Recipe) -> None:
     if recipe.vocabulary is not None and not Path(recipe.vocabulary.get("path", ".")).exists():
         path = Path(recipe.vocabulary["path"])
         raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
+    if recipe.method.get("projectors", "none") != "none":
+        method_weights(recipe.method["projectors"], "method.projectors")
     data = recipe.data
     _check_rows("data.train", data.train, data.limit, answered=True, split=data.train_split)
     if data.eval is not None:

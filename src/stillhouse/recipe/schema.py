@@ -47,6 +47,7 @@ class Student(_Model):
         "an adapter is trained: peft.LoraConfig's own names; {}: r=256, lora_alpha=8, lora_dropout=0.1", None
     )
     quantize: Literal["4bit", "8bit"] | None = setting("keep the weights below an adapter in so few bits", None)
+    frozen: bool = setting("it stays as it is; the method's projectors alone are trained", False)
     dtype: Dtype = setting("what its weights are kept in", "float32")
     attn_implementation: str | None = setting("eager, sdpa, flash_attention_2 ...; null: transformers' choice", None)
     trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
@@ -64,6 +65,10 @@ class Student(_Model):
             raise Mistake("student.lora", wrong, "remove it, or student.from_scratch")
         if self.from_scratch and self.quantize is not None:
             raise Mistake("student.quantize", "would freeze random weights", "remove it, or student.from_scratch")
+        if self.frozen and self.from_scratch:
+            raise Mistake("student.frozen", "would keep random weights", "remove it, or student.from_scratch")
+        if self.frozen and self.lora is not None:
+            raise Mistake("student.lora", "would add an adapter that never learns", "remove it, or student.frozen")
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Data(Section):
     pad_to_max_length: bool = setting("pad every batch to max_length (parity; slower)", False)
     packing: bool = setting("lay the examples of a batch end to end in one row, without padding", False)
     max_batch_tokens: int | None = setting(
-        "fill micro-batches up to so many tokens, padding included, not to a number of examples", None, _ONE_OR_MORE
+        "fill micro-batches up to so many tokens, padding included", None, _ONE_OR_MORE
     )
 
     def validate(self) -> None:
@@ -202,6 +207,8 @@ class Recipe(Section):
             if getattr(self, axis) is not None:
                 object.__setattr__(self, axis, correspondence.settled(axis, table, getattr(self, axis), method))
         object.__setattr__(self, "rollout", rollout_of(method, self.rollout))
+        if method.needs_teacher:
+            correspondence.check(method, self.alignment, self.vocabulary, self.method)
         object.__setattr__(self, "training", trainer_arguments.settle(self.training))
         self._check_rollout()
         if method.needs_teacher and self.teacher is None:
@@ -211,6 +218,9 @@ class Recipe(Section):
         if self.teacher is not None and not method.needs_teacher and not writes:
             wrong = f"is not asked by {method.name}, which learns from text alone"
             raise Mistake("teacher", wrong, "remove it, or take another method")
+        if self.student.frozen and not method.has_projectors:
+            wrong = f"leaves nothing that learns: {method.name} has no projectors"
+            raise Mistake("student.frozen", wrong, "remove it, or take a method that has, such as dskd")
         if self.data.max_batch_tokens is not None and "train_sampling_strategy" in self.training:
             wrong = "says which examples share a batch, and so does data.max_batch_tokens"
             raise Mistake("training.train_sampling_strategy", wrong, "keep one of them")
@@ -378,7 +388,9 @@ class MethodsOptions(Section):
 
     json: bool = setting("as one JSON object instead of a table", False)
     markdown: bool = setting("as the page docs/methods.md", False)
+    compositions: bool = setting("as the page docs/compositions.md: what can be combined with what", False)
 
     def validate(self) -> None:
-        if self.json and self.markdown:
-            raise Mistake("markdown", "is asked beside json", "take one of them")
+        asked = [name for name in ("json", "markdown", "compositions") if getattr(self, name)]
+        if len(asked) > 1:
+            raise Mistake(asked[1], f"is asked beside {asked[0]}", "take one of them")

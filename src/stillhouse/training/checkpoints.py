@@ -12,10 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse import adapters, store
 from stillhouse.mistakes import Mistake
-from stillhouse.model_folders import epoch_folder, epoch_folders
+from stillhouse.model_folders import METHOD_WEIGHTS, epoch_folder, epoch_folders
 from stillhouse.training.distiller import Distiller
 
-METHOD_FILE = "method.safetensors"
 LAST = "last"
 State = dict[str, torch.Tensor]
 
@@ -41,7 +40,7 @@ def save_weights(
     state = _part(gathered, "method.") if gathered is not None else distiller.method.state_dict()
     state = {name: value.contiguous() for name, value in (state or {}).items()}
     if state:
-        save_file(state, folder / METHOD_FILE)
+        save_file(state, folder / METHOD_WEIGHTS)
 
 
 def _part(gathered: State | None, prefix: str) -> State | None:
@@ -60,8 +59,8 @@ def load_weights(folder: Path, distiller: Distiller) -> None:
         adapters.restore(distiller.student, folder)
     else:
         _load_student(folder, distiller.student)
-    if (folder / METHOD_FILE).exists():
-        distiller.method.load_state_dict(load_file(folder / METHOD_FILE))
+    if (folder / METHOD_WEIGHTS).exists():
+        distiller.method.load_state_dict(load_file(folder / METHOD_WEIGHTS))
 
 
 def load_sharded(folder: Path, distiller: Distiller) -> None:
@@ -73,8 +72,8 @@ def load_sharded(folder: Path, distiller: Distiller) -> None:
     student = distiller.student
     weights = adapters.saved_state(student, folder) if adapters.is_adapted(student) else _student_weights(folder)
     state: dict[str, Any] = {f"student.{name}": value for name, value in weights.items()}
-    if (folder / METHOD_FILE).exists():
-        state |= {f"method.{name}": value for name, value in load_file(folder / METHOD_FILE).items()}
+    if (folder / METHOD_WEIGHTS).exists():
+        state |= {f"method.{name}": value for name, value in load_file(folder / METHOD_WEIGHTS).items()}
     # Not strict: a tied head is under one of its names only, and below an adapter nothing is saved.
     set_model_state_dict(distiller, state, options=StateDictOptions(full_state_dict=True, strict=False))
 

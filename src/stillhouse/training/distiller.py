@@ -104,6 +104,13 @@ class Distiller(nn.Module):
 
         return _inside(self.lm_head, loss, hidden)
 
+    def train(self, mode: bool = True) -> Distiller:
+        """As of any module; a student that does not learn stays in eval mode, so that it says the same every time."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.student.parameters()):
+            self.student.eval()
+        return self
+
     @property
     def lm_head(self) -> nn.Module:
         """The student's module that turns hidden states into logits."""

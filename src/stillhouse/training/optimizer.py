@@ -42,12 +42,16 @@ def taid_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def give_own_groups(optimizer: Optimizer, groups: Iterable[dict[str, Any]]) -> None:
-    """Move the parameters of `groups` out of the optimizer's groups into these, each with its own settings."""
+    """Move the parameters of `groups` out of the optimizer's groups into these, each with its own settings.
+
+    A group that has none left, as the student's where it is frozen, is no group any more.
+    """
     for own in groups:
         moved = {id(parameter) for parameter in own["params"]}
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in moved]
         optimizer.add_param_group(own)
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
 
 def give_named_groups(optimizer: Optimizer, model: nn.Module, groups: Iterable[dict[str, Any]]) -> None:

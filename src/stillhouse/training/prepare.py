@@ -190,6 +190,8 @@ def _distiller(
         lora=of_student.lora,
         quantize=of_student.quantize,
     )
+    if of_student.frozen:
+        student.requires_grad_(False)
     student = _placed(student, arguments)
     probe(student, last_hidden)
     if recipe.data.packing:
