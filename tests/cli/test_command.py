@@ -31,10 +31,10 @@ def test_help_of_a_verb_names_every_key_and_fits(verb: str, capsys: pytest.Captu
     out = capsys.readouterr().out
     for key in all_keys(OPTIONS[verb]):
         inside = key.startswith(("training.", *(f"{section}." for section in NAMED), "student.lora."))
-        inside = inside or (verb == "sft" and key.startswith(("teacher", "alignment", "vocabulary")))
+        inside = inside or (verb == "sft" and key.startswith(("teacher", "alignment", "vocabulary", "rollout")))
         assert inside or f"  {key}" in out, key
     assert max(map(len, out.splitlines())) <= 120
-    assert len(out.splitlines()) <= 70
+    assert len(out.splitlines()) <= 76
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -59,7 +59,7 @@ def twin(batch: Written, method: Method, clock: Clock, anchors: tuple[float, flo
     ours, theirs = ([lead for who, lead in means if who is by] for by in (True, False))
     if loss == "dpkd":
         pairs = zip(theirs, ours, strict=True)
-        total = -sum(torch.sigmoid(now["dpkd_beta"] * (chosen - own)).log() for chosen, own in pairs)
+        total = -torch.stack([torch.sigmoid(now["dpkd_beta"] * (chosen - own)).log() for chosen, own in pairs]).sum()
     return total / len(ours)
 
 

@@ -231,7 +231,7 @@ def test_a_run_is_named_after_its_student(model: str, name: str) -> None:
 def test_every_name_of_a_method_is_the_method(entry: Any) -> None:
     for alias in (entry.name, *entry.aliases, entry.name.upper(), entry.name.replace("_", "-")):
         teacher = Teacher("t") if entry.needs_teacher else None
-        recipe = Recipe(student=Student("s"), teacher=teacher, data=Data("d"), method={"name": alias})
+        recipe = Recipe(student=Student("s"), teacher=teacher, data=Data("d", eval="e"), method={"name": alias})
         assert recipe.method == {"name": entry.name} | {name: p.default for name, p in entry.parameters.items()}
         assert recipe.folder.parent.name == entry.name
 

@@ -128,7 +128,7 @@ def goes_together(
             None if given is None else settled(axis, table, given, entry)
             for axis, table, given in (("alignment", ALIGNERS, alignment), ("vocabulary", VOCABULARIES, vocabulary))
         ]
-        check(entry, *found, {name: parameter.default for name, parameter in entry.parameters.items()})
+        check(entry, found[0], found[1], {name: parameter.default for name, parameter in entry.parameters.items()})
     except Mistake:
         return False
     return True

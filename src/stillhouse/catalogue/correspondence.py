@@ -76,6 +76,8 @@ def check(
     Raises:
         Mistake: something of it would count for nothing, or something is missing beside it.
     """
+    if method.one_tokenizer:  # and so neither axis
+        return
     vocabulary_of(method, vocabulary, alignment_of(method, alignment))
     for name in method.without_map if vocabulary is not None else ():
         if settings[name] != method.parameters[name].default:

@@ -206,7 +206,8 @@ class Recipe(Section):
                 raise Mistake(axis, f"is not asked by {method.name}, which learns from text alone", "remove it")
             if getattr(self, axis) is not None:
                 object.__setattr__(self, axis, correspondence.settled(axis, table, getattr(self, axis), method))
-        object.__setattr__(self, "rollout", rollout_of(method, self.rollout))
+        if self.rollout is not None or method.rollout is not None:
+            object.__setattr__(self, "rollout", rollout_of(method, self.rollout))
         if method.needs_teacher:
             correspondence.check(method, self.alignment, self.vocabulary, self.method)
         object.__setattr__(self, "training", trainer_arguments.settle(self.training))
@@ -214,8 +215,7 @@ class Recipe(Section):
         if method.needs_teacher and self.teacher is None:
             wrong = f"is missing; {method.name} learns from a teacher"
             raise Mistake("teacher.model", wrong, "add teacher: {model: ...}")
-        writes = self.rollout is not None and self.rollout["source"] == "teacher"
-        if self.teacher is not None and not method.needs_teacher and not writes:
+        if self.teacher is not None and not method.needs_teacher and self.source != "teacher":
             wrong = f"is not asked by {method.name}, which learns from text alone"
             raise Mistake("teacher", wrong, "remove it, or take another method")
         if self.student.frozen and not method.has_projectors:
@@ -230,11 +230,10 @@ class Recipe(Section):
 
     def _check_rollout(self) -> None:
         """What else a source of responses asks of the recipe, or cannot go together with."""
-        assert self.rollout is not None
-        source = self.rollout["source"]
+        source, options = self.source, self.rollout or {}
         if source == "teacher" and self.teacher is None:
             raise Mistake("rollout.source", "there is no teacher to write", "add teacher: {model: ...}")
-        if source in ("dataset", "teacher"):
+        if not self.on_policy:
             return
         if not self.entry.needs_teacher:
             wrong = f"would teach {self.entry.name} nothing but what the student says already"
@@ -249,7 +248,7 @@ class Recipe(Section):
             raise Mistake("training.parity", "repeats a loop on the data set alone", "write rollout.source: dataset")
         if source == "adaptive" and self.data.eval is None:
             raise Mistake("data.eval", "is missing; rollout.source: adaptive goes by the dev loss", "name dev rows")
-        if self.rollout.get("teacher_mix", 0.0) and self.teacher is None:
+        if options.get("teacher_mix", 0.0) and self.teacher is None:
             raise Mistake("rollout.teacher_mix", "there is no teacher to mix in", "remove it")
 
     @property
@@ -258,6 +257,16 @@ class Recipe(Section):
         if "name" not in self.method:
             raise Mistake("method.name", "is missing", "name one, such as todi; `stillhouse methods` lists them")
         return find("method", METHODS, self.method["name"], "method.name")
+
+    @property
+    def source(self) -> str:
+        """Who writes the responses."""
+        return "dataset" if self.rollout is None else self.rollout["source"]
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether the student has a part in that."""
+        return self.source not in ("dataset", "teacher")
 
     @property
     def two_sided(self) -> bool:

@@ -127,8 +127,7 @@ def check_sharding(recipe: Recipe, arguments: TrainingArguments) -> None:
             "teacher.shard", "zero3 needs the package deepspeed", "pip install 'stillhouse[deepspeed]', or write fsdp"
         )
     sharded = processes.sharding(arguments)
-    assert recipe.rollout is not None
-    if sharded and recipe.rollout["source"] not in ("dataset", "teacher"):
+    if sharded and recipe.on_policy:
         wrong = f"a student in shards ({sharded}) does not write while it trains"
         raise Mistake("rollout.source", wrong, "write dataset or teacher, or train with whole copies (DDP)")
     if sharded and recipe.data.eval is not None and recipe.evaluation.generate:

@@ -71,8 +71,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
     template = build_template(data.template, tokenizer)
     limits = Limits(data.max_length, data.max_prompt_length, data.cut, data.bos, data.scored)
     rows = read_rows(data.train, split=data.train_split, limit=data.limit)
-    assert recipe.rollout is not None
-    if recipe.rollout["source"] == "teacher":
+    if recipe.source == "teacher":
         rows = written_by_teacher(recipe, rows, tokenizers, folder)
     two = None if tokenizers.teacher is None else TwoTokenizers.of(recipe, tokenizer, tokenizers.teacher)
     if two is None:
@@ -88,24 +87,9 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
     )
     if arguments.world_size > 1:
         logger.info(f"{arguments.world_size} processes, {arguments.parallel_mode.value}")
-    on_policy = None
-    if recipe.rollout["source"] not in ("dataset", "teacher"):
-        items = OwnTokens(train)
-        if two is not None:
-            assert isinstance(train, PairedDataset)
-            items = two.own_text(recipe, rows, template, limits, train)
-        on_policy = OnPolicy(
-            recipe.rollout,
-            distiller,
-            tokenizer,
-            items,
-            _collator(recipe, tokenizer, two),
-            stop=end_of_turn(template, tokenizer),
-            max_length=data.max_length,
-            seed=recipe.seed,
-            folder=folder,
-            dev_loss=None if dev is None else dev.loss,
-        )
+    collator, items = _collator(recipe, tokenizer, two), None
+    if recipe.on_policy:
+        items = OwnTokens(train) if two is None else two.own_text(recipe, rows, template, limits, train)
     origins = dict(zip(train.samples.tolist(), train.origins, strict=True))
     trainer = DistillationTrainer(
         distiller,
@@ -118,8 +102,10 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
         save_every=recipe.training.get("save_steps"),
         budget=_budget(recipe, train, arguments),
         param_groups=recipe.training.get("param_groups", ()),
-        on_policy=on_policy,
-        data_collator=_collator(recipe, tokenizer, two),
+        on_policy=None
+        if items is None
+        else _on_policy(recipe, distiller, items, collator, tokenizer, template, dev, folder),
+        data_collator=collator,
         train_dataset=train,
         eval_dataset=None if dev is None else dev.encoded,
         callbacks=[RunLog(folder)],
@@ -127,6 +113,31 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
     processes.check_wrapper(trainer.accelerator.distributed_type, arguments)
     _own_progress(trainer)
     return Prepared(trainer, train, distiller)
+
+
+def _on_policy(
+    recipe: Recipe,
+    distiller: Distiller,
+    items: OwnTokens,
+    collator: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    dev: DevSet | None,
+    folder: Path,
+) -> OnPolicy:
+    assert recipe.rollout is not None
+    return OnPolicy(
+        recipe.rollout,
+        distiller,
+        tokenizer,
+        items,
+        collator,
+        stop=end_of_turn(template, tokenizer),
+        max_length=recipe.data.max_length,
+        seed=recipe.seed,
+        folder=folder,
+        dev_loss=None if dev is None else dev.loss,
+    )
 
 
 def _padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -214,8 +225,8 @@ def _distiller(
 
 def _check_mix(recipe: Recipe, two: TwoTokenizers | None) -> None:
     """A teacher that has a share in every token must say the student's tokens, and be whole."""
-    assert recipe.rollout is not None and recipe.teacher is not None
-    if not recipe.rollout.get("teacher_mix", 0.0):
+    assert recipe.teacher is not None
+    if not (recipe.rollout or {}).get("teacher_mix", 0.0):
         return
     if two is not None:
         wrong = "draws tokens from both models, but the teacher has other tokens"

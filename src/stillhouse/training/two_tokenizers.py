@@ -100,7 +100,7 @@ class TwoTokenizers:
         return paired
 
     def own_text(self, recipe: Recipe, rows: Sequence[Row], template: Template, limits: Limits,
-                 train: PairedDataset) -> OwnText:  # fmt: skip
+                 train: EncodedDataset) -> OwnText:  # fmt: skip
         """What puts the student's text into both tokenisations of `train`, which is of the same rows."""
         examples, _ = _examples(rows, (template, self._template(recipe)))
         spans = alignment.ALIGNERS[self.alignment["name"]].spans or "bytes"
