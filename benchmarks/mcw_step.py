@@ -1,6 +1,6 @@
 """Whole steps of MCW-KD and of cross-model attention beside steps as the released code takes them, and their memory.
 
-    python benchmarks/mcw_step.py [--length 512] [--vocabulary 32000] [--dtype float32] [--repeats 3] [--json]
+    python benchmarks/mcw_step.py [--models tiny] [--vocabulary 32000] [--dtype float32] [--repeats 3] [--json]
 
 A step is the forward of student and teacher, loss, backward, AdamW, on four examples whose every position is scored, so
 that neither side gains by what it leaves out. The plain step has all logits at once, attention over a batch's padded
@@ -41,7 +41,10 @@ from stillhouse.teacher import LiveTeacher
 from stillhouse.training.distiller import Distiller
 
 EXAMPLES, K, SHARE = 4, 400, 0.1
-MODELS = {"student": (512, 4), "teacher": (1024, 8)}  # width, layers
+MODELS = {  # width and layers of student and teacher; in tiny ones the transports are nearly all of a step
+    "small": {"student": (512, 4), "teacher": (1024, 8)},
+    "tiny": {"student": (64, 1), "teacher": (128, 1)},
+}
 PEAKS = [(512, 32_000), (512, 128_000), (2048, 32_000), (2048, 128_000)]  # tokens, vocabulary
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -73,7 +76,7 @@ class Steps:
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         self.dtype, self.name = DTYPES[args.dtype], name
         models = {}
-        for seed, (side, (width, layers)) in enumerate(MODELS.items()):
+        for seed, (side, (width, layers)) in enumerate(MODELS[args.models].items()):
             torch.manual_seed(seed)
             config = LlamaConfig(
                 vocab_size=args.vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
@@ -227,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--vocabulary", type=int, default=32_000)
+    parser.add_argument("--models", choices=tuple(MODELS), default="small")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bfloat16")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=["dskd_cma", "mcw_kd"], help="methods")
@@ -248,7 +252,17 @@ def main() -> None:
             for row in rows:
                 print(name, row)
     if args.json:
-        print(json.dumps({"length": args.length, "vocabulary": args.vocabulary, "dtype": args.dtype, **found}))
+        print(
+            json.dumps(
+                {
+                    "length": args.length,
+                    "vocabulary": args.vocabulary,
+                    "models": args.models,
+                    "dtype": args.dtype,
+                    **found,
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

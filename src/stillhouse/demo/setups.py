@@ -89,11 +89,12 @@ def _short(setup: Setup) -> Setup:
     return replace(setup, students=tuple(student for student in setup.students if not student.full))
 
 
-def _asking(name: str, label: str, train: str, kd_weight: float, **more: Any) -> Student:
+def _asking(name: str, label: str, train: str, kd_weight: float, **settings: Any) -> Student:
     """A student that learns from the teacher's predictions at temperature 1."""
-    return Student(name, label, train, {"name": name, "temperature": 1.0, "kd_weight": kd_weight}, **more)
+    return Student(name, label, train, {"name": name, "temperature": 1.0, "kd_weight": kd_weight, **settings})
 
 
+_AS_STUDENT = {"projector_learning_rate": 8e-3}  # projectors have no more steps than the student to learn in
 _ALL = (
     Setup(
         "teacher-answers",
@@ -132,9 +133,9 @@ _ALL = (
             Student("sft", SFT, "labelled-repeated", {"name": "sft"}, runs_of="teacher-answers"),
             Student("seqkd", SEQKD, "labelled-unigram-answered", {"name": "seqkd"}),
             _asking("overlap", "Overlap KL", "labelled-unigram-answered", 0.5),
-            _asking("cdm", "CDM", "labelled-unigram-answered", 0.5, sections={"alignment": {"name": "exact"}}),
-            _asking("dskd_cma", "DSKD-CMA", "labelled-unigram-answered", 0.5, full=True),
-            _asking("mcw_kd", "MCW-KD", "labelled-unigram-answered", 0.5, full=True),
+            replace(_asking("cdm", "CDM", "labelled-unigram-answered", 0.5), sections={"alignment": {"name": "exact"}}),
+            replace(_asking("dskd_cma", "DSKD-CMA", "labelled-unigram-answered", 0.5, **_AS_STUDENT), full=True),
+            replace(_asking("mcw_kd", "MCW-KD", "labelled-unigram-answered", 0.5, top_k=50, **_AS_STUDENT), full=True),
         ),
         teacher=UNIGRAM_TEACHER,
         full_note="DSKD-CMA and MCW-KD need no token of the one vocabulary to be one of the other.",
