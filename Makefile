@@ -7,10 +7,14 @@ INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 # One thread a process: the workers already fill the cores. A file stays on one worker, with what its fixtures built.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: demo test test-fast test-kill lint types format
+.PHONY: demo demo-full test test-fast test-kill lint types format
 
 demo: .venv/installed
 	@$(BIN)/stillhouse demo
+
+# With the methods that take longer.
+demo-full: .venv/installed
+	@$(BIN)/stillhouse demo --full=true
 
 test: .venv/installed-dev
 	@$(PYTEST)

@@ -1,10 +1,11 @@
 """MCW-KD's transports beside plain loops that do the same, as the released code is written: times and their ratios.
 
-    python benchmarks/transport.py [--length 512] [--repeats 5] [--json]
+    python benchmarks/transport.py [--length 512] [--repeats 5] [--pieces] [--json]
 
 Both sides take turns in one process; process CPU time, medians, forward and backward. `step` is the transports of a
 batch of four examples, both kinds, from the likeliest logits and hidden states on, with edit distances and warping,
 which the loops do in plain Python; models, heads and cross-model attention are the same for both and are left out.
+Whole steps, with models and AdamW, and peaks of memory are those of `mcw_step.py`, which is run after the pieces.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,12 +167,22 @@ def timed(function: Callable[[], Tensor]) -> tuple[float, float]:
     return time.process_time() - start, value.item()
 
 
+def whole_steps(length: int) -> dict[str, Any]:
+    """What `mcw_step.py` finds, in a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name("mcw_step.py")), f"--length={length}", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    *table, last = done.stdout.splitlines()
+    print(*table, sep="\n")
+    return json.loads(last)
+
+
 def main() -> None:
     """Measure, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--length", type=int, default=512, help="positions of either side")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pieces", action="store_true", help="no whole steps and no peaks of memory")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -185,12 +200,13 @@ def main() -> None:
             "asked": ASKED[name],
             "values_apart": apart,
         }
-    if args.json:
-        print(json.dumps({"length": args.length, "threads": args.threads, "torch": torch.__version__, **found}))
-        return
     for name, row in found.items():
         print(f"{name:10} {row['ms']:10.1f} ms  plain {row['plain_ms']:10.1f} ms  {row['times']:7.1f} times faster "
-              f"(asked {row['asked']:g}), values {row['values_apart']:.1e} apart")  # fmt: skip
+              f"(asked {row['asked']:g}), values {row['values_apart']:.1e} apart", flush=True)  # fmt: skip
+    steps = {} if args.pieces else {"whole_steps": whole_steps(args.length)}
+    if args.json:
+        about = {"length": args.length, "threads": args.threads, "torch": torch.__version__}
+        print(json.dumps({**about, **found, **steps}))
 
 
 if __name__ == "__main__":

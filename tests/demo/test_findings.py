@@ -5,9 +5,11 @@ from rich.console import Console
 
 from stillhouse import store
 from stillhouse.demo.findings import findings, print_table, read_sections, write_report
-from stillhouse.demo.plan import LABELS, SETUPS, TEACHERS, Layout, Scale, cells
+from stillhouse.demo.plan import Layout, Scale
+from stillhouse.demo.setups import TEACHERS, cells, setups
 from tests.report.runs import write_run
 
+SETUPS = setups()
 CLEAR = {"sft": 40.0, "seqkd": 65.0, "forward_kl": 70.0, "todi": 60.0, "overlap": 50.0, "cdm": 45.0}
 
 
@@ -16,14 +18,14 @@ def _layout(root, scores, *, teacher=95.0, step=2.0):
     layout = Layout(root)
     for name in TEACHERS:
         write_run(layout.teacher_run(name), exact_match=teacher)
-    for setup, method, seed in cells(3):
-        folder = layout.run(setup, method, seed)
-        write_run(folder, method=method, seed=seed, exact_match=scores[method] + step * (seed - 2))
+    for setup, student, seed in cells(SETUPS, 3):
+        folder = layout.run(setup, student, seed)
+        write_run(folder, method=student.name, seed=seed, exact_match=scores[student.name] + step * (seed - 2))
     return layout
 
 
 def _said(tmp_path, scores, **options):
-    return findings(read_sections(_layout(tmp_path, scores, **options), Scale(), 3)[0])
+    return findings(read_sections(_layout(tmp_path, scores, **options), Scale(), SETUPS, 3)[0])
 
 
 def test_clear_differences_are_called_so(tmp_path):
@@ -63,7 +65,7 @@ def test_the_order_of_methods_is_the_numbers_own(tmp_path):
 def test_a_setup_speaks_of_its_own_teacher_and_methods_alone(tmp_path):
     layout = _layout(tmp_path, {**CLEAR, "todi": 99.0})
     write_run(layout.teacher_run("unigram-teacher"), exact_match=66.0)
-    third = read_sections(layout, Scale(), 3)[2]
+    third = read_sections(layout, Scale(), SETUPS, 3)[2]
     said = findings(third)
     assert [group.label for group in third.groups] == ["Teacher", "SFT", "SeqKD", "Overlap KL", "CDM"]
     assert not any("ToDi" in sentence or "Forward KL" in sentence for sentence in said)
@@ -75,12 +77,13 @@ def test_a_setup_speaks_of_its_own_teacher_and_methods_alone(tmp_path):
 
 def test_the_table_and_the_page_show_every_number(tmp_path):
     layout = _layout(tmp_path, CLEAR)
-    sections = read_sections(layout, Scale(), 3)
+    sections = read_sections(layout, Scale(), SETUPS, 3)
     console = Console(width=110, record=True, file=io.StringIO())
     print_table(sections, console)
     table, page = console.export_text(), store.read_text(write_report(layout, Scale(), sections, 3))
+    labels = {student.label for setup in SETUPS for student in setup.students}
     for text in (table, page):
-        assert all(label in text for label in ("Teacher", *LABELS.values(), *(setup.title for setup in SETUPS)))
+        assert all(label in text for label in ("Teacher", *labels, *(setup.title for setup in SETUPS)))
         assert all(
             number in text for number in ("95.0", "40.0 ± 2.0", "65.0 ± 2.0", "70.0 ± 2.0", "80.0 ± 2.0", "50.0 ± 2.0")
         )

@@ -21,11 +21,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_story_runs_and_runs_again(tmp_path, capfd):
-    options = DemoOptions(output=str(tmp_path / "demo"), seeds=1, workers=2)
-    for _ in range(2):
+    for full, students in ((True, 13), (False, 11)):
+        options = DemoOptions(output=str(tmp_path / "demo"), seeds=1, workers=2, full=full)
         report = run(options, TINY)
         page, shown = store.read_text(report), capfd.readouterr()
         assert report == tmp_path / "demo" / "report.html" and "<svg" in page
         assert all(name in shown.out for name in ("Forward KL", "CDM", "Overlap KL", "exact match"))
-        assert len(list((tmp_path / "demo").glob("*/student/*/seed1/last/model.safetensors"))) == 11
-        assert len(list((tmp_path / "demo").glob("*/student/*/seed1/evaluation/scores.json"))) == 11
+        assert len(list((tmp_path / "demo").glob("*/student/*/seed1/last/model.safetensors"))) == students
+        assert len(list((tmp_path / "demo").glob("*/student/*/seed1/evaluation/scores.json"))) == students

@@ -5,19 +5,11 @@ import pytest
 import yaml
 
 from stillhouse import store
-from stillhouse.demo.plan import (
-    SETUPS,
-    TEACHERS,
-    UNIGRAM_TEACHER,
-    Layout,
-    Scale,
-    cells,
-    tasks,
-    write_data,
-    write_recipes,
-)
+from stillhouse.demo.plan import Layout, Scale, tasks, write_data, write_recipes
+from stillhouse.demo.setups import TEACHERS, UNIGRAM_TEACHER, cells, setups
 from stillhouse.recipe import check, parse
 
+SETUPS = setups(full=True)
 SMALL = Scale(
     teacher_rows=500, labelled=200, unlabelled=400, noisy=40, held_out=30, development=10, vocabulary=400, unigram=300
 )
@@ -27,7 +19,7 @@ SMALL = Scale(
 def layout(tmp_path_factory):
     made = Layout(tmp_path_factory.mktemp("demo"))
     write_data(made, SMALL)
-    write_recipes(made, SMALL, seeds=2)
+    write_recipes(made, SMALL, SETUPS, seeds=2)
     return made
 
 
@@ -68,12 +60,12 @@ def test_the_same_data_comes_out_each_time(layout, tmp_path):
 
 
 def test_every_recipe_is_one_that_the_command_takes(layout):
-    for setup, method, seed in cells(2):
-        verb = "distill" if method in setup.settings else "sft"
-        recipe = parse(verb, [str(layout.recipe(setup.name, method, f"seed{seed}"))])
-        assert recipe.folder == layout.run(setup, method, seed)
-        assert recipe.method["name"] == method and recipe.seed == seed
-        assert recipe.data.train == str(layout.data(setup.train[method]))
+    for setup, student, seed in cells(SETUPS, 2):
+        verb = "distill" if student.needs_teacher else "sft"
+        recipe = parse(verb, [str(layout.recipe(setup.name, student.name, f"seed{seed}"))])
+        assert recipe.folder == layout.run(setup, student, seed)
+        assert recipe.method["name"] == student.method["name"] and recipe.seed == seed
+        assert recipe.data.train == str(layout.data(student.train))
         assert recipe.teacher is None or recipe.teacher.model == str(layout.teacher(setup.teacher))
     for name in TEACHERS:
         teacher = parse("sft", [str(layout.recipe(name))])
@@ -84,9 +76,9 @@ def test_every_recipe_is_one_that_the_command_takes(layout):
 def test_methods_of_a_setup_differ_in_nothing_but_method_text_and_teacher(layout):
     for setup in SETUPS:
         recipes = [
-            yaml.safe_load(layout.recipe(setup.name, method, "seed1").read_text())
-            for method in setup.train
-            if method not in setup.shared
+            yaml.safe_load(layout.recipe(setup.name, student.name, "seed1").read_text())
+            for student in setup.students
+            if not student.runs_of
         ]
         for recipe in recipes:
             del recipe["method"], recipe["data"]["train"]
@@ -96,13 +88,13 @@ def test_methods_of_a_setup_differ_in_nothing_but_method_text_and_teacher(layout
 
 
 def test_a_task_needs_what_its_command_lines_read(layout):
-    planned = {task.name: task for task in tasks(layout, 2)}
+    planned = {task.name: task for task in tasks(layout, SETUPS, 2)}
     answers = {
         "labelled-answered": "teacher",
         "noisy-answered": "teacher",
         "labelled-unigram-answered": UNIGRAM_TEACHER,
     }
-    assert len(planned) == len(TEACHERS) + len(answers) + 2 * sum(len(s.train) - len(s.shared) for s in SETUPS)
+    assert len(planned) == len(TEACHERS) + len(answers) + len(list(cells(SETUPS, 2)))
     reads = {name: str(layout.teacher(name)) for name in TEACHERS}
     reads |= {name: str(layout.data(name)) for name in answers}
     for task in list(planned.values())[len(reads) :]:
@@ -116,16 +108,23 @@ def test_a_task_needs_what_its_command_lines_read(layout):
 
 def test_runs_that_two_setups_share_are_trained_once(layout):
     first, other = SETUPS[0], SETUPS[2]
-    assert layout.run(other, "sft", 1) == layout.run(first, "sft", 1)
-    assert first.train["sft"] == other.train["sft"] and "sft" not in other.settings
-    folders = [layout.run(setup, method, seed) for setup, method, seed in cells(2)]
+    assert layout.run(other, other.student("sft"), 1) == layout.run(first, first.student("sft"), 1)
+    assert first.student("sft").train == other.student("sft").train
+    folders = [layout.run(setup, student, seed) for setup, student, seed in cells(SETUPS, 2)]
     assert len(set(folders)) == len(folders)
 
 
+def test_the_full_demo_has_the_shorter_ones_students_and_more():
+    short = {(setup.name, student.name) for setup in setups() for student in setup.students}
+    whole = {(setup.name, student.name) for setup in SETUPS for student in setup.students}
+    assert short < whole and not any(student.full for setup in setups() for student in setup.students)
+    assert [setup.note for setup in setups()][:2] == [setup.note for setup in SETUPS][:2]
+
+
 def test_a_setup_learns_the_answers_of_its_own_teacher(layout):
-    planned = {task.name: task for task in tasks(layout, 1)}
+    planned = {task.name: task for task in tasks(layout, SETUPS, 1)}
     for setup in SETUPS:
-        for data in set(setup.train.values()) & planned.keys():
+        for data in {student.train for student in setup.students} & planned.keys():
             assert planned[data].needs == (setup.teacher,)
 
 
@@ -133,7 +132,7 @@ def test_a_setup_learns_the_answers_of_its_own_teacher(layout):
 def test_joined_answers_are_the_labels_and_then_what_the_teacher_wrote(layout, whose):
     rows = [{"instruction": "q", "input": "", "output": f"{whose}a"}]
     store.write_jsonl(layout.data(f"unlabelled-{whose}answered"), rows)
-    joining = {task.name: task.after for task in tasks(layout, 1)}[f"labelled-{whose}answered"]
+    joining = {task.name: task.after for task in tasks(layout, SETUPS, 1)}[f"labelled-{whose}answered"]
     assert joining is not None
     joining()
     joined = store.read_jsonl(layout.data(f"labelled-{whose}answered"))

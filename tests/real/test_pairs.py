@@ -30,7 +30,8 @@ KINDS = {GPT2: "gpt2", QWEN: "qwen2", LLAMA: "llama", MISTRAL: "mistral", TINY: 
 SMALL = (MISTRAL, TINY)
 LARGE = ((QWEN, GPT2), (LLAMA, QWEN))
 ASKING = [name for name, entry in METHODS.items() if entry.needs_teacher and not entry.one_tokenizer]
-CHOSEN = [*(name for name in ASKING if METHODS[name].two_sided), "forward_kl", "todi", "taid", "ctkd", "dkd"]
+ONE_SIDED = ("forward_kl", "todi", "taid", "ctkd", "dkd", "dskd_v2")
+CHOSEN = [*(name for name in ASKING if METHODS[name].two_sided), *ONE_SIDED]
 ALL = os.environ.get("STILLHOUSE_PAIRS") == "all"  # takes minutes; else every kind of method on one pair
 CASES = [(*SMALL, name, 50) for name in (ASKING if ALL else CHOSEN)]
 CASES += [(*pair, name, 20) for pair in LARGE for name in (CHOSEN if ALL else ("cdm",))]

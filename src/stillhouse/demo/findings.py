@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from stillhouse import report, store
-from stillhouse.demo.plan import HELD_OUT, LABELS, SETUPS, Layout, Scale, Setup
+from stillhouse.demo.plan import HELD_OUT, Layout, Scale
+from stillhouse.demo.setups import SEQKD, SFT, Setup, Student
 from stillhouse.report import Group, Run, Section, Spread
 
 METRIC = "exact_match"
@@ -19,12 +20,12 @@ CURVES = ("accuracy", "agreement", "eval_loss")
 SCORES_LABEL = f"exact match on {HELD_OUT} prompts, %"
 
 
-def read_sections(layout: Layout, scale: Scale, seeds: int) -> list[Section]:
+def read_sections(layout: Layout, scale: Scale, chosen: Sequence[Setup], seeds: int) -> list[Section]:
     """One section for each set-up: the teacher, then the students by method."""
     sections = []
-    for setup in SETUPS:
+    for setup in chosen:
         teacher = Group("Teacher", (report.read_run(layout.teacher_run(setup.teacher)),))
-        students = (Group(LABELS[method], _runs(layout, setup, method, seeds)) for method in setup.train)
+        students = (Group(student.label, _runs(layout, setup, student, seeds)) for student in setup.students)
         sections.append(Section(setup.title, setup.note.format(**asdict(scale)), (teacher, *students)))
     return sections
 
@@ -32,10 +33,10 @@ def read_sections(layout: Layout, scale: Scale, seeds: int) -> list[Section]:
 def findings(section: Section) -> list[str]:
     """What may be said of a set-up: differences, each with whether it is larger than the spread."""
     scores = {group.label: _score(group) for group in section.groups}
-    students = [label for label in scores if label not in ("Teacher", LABELS["sft"])]
+    students = [label for label in scores if label not in ("Teacher", SFT)]
     distilled = sorted(students, key=lambda name: -scores[name].mean)
-    said = [_order(scores["Teacher"], [scores[name] for name in distilled], scores[LABELS["sft"]])]
-    pairs = [(name, LABELS["sft"]) for name in distilled] + list(pairwise(distilled)) + [("Teacher", distilled[0])]
+    said = [_order(scores["Teacher"], [scores[name] for name in distilled], scores[SFT])]
+    pairs = [(name, SFT) for name in distilled] + list(pairwise(distilled)) + [("Teacher", distilled[0])]
     said += [_against(higher, scores[higher], lower, scores[lower]) for higher, lower in pairs]
     return [*said, _made_of(scores, distilled[0])]
 
@@ -77,8 +78,8 @@ def write_report(layout: Layout, scale: Scale, sections: Sequence[Section], seed
     return path
 
 
-def _runs(layout: Layout, setup: Setup, method: str, seeds: int) -> tuple[Run, ...]:
-    return tuple(report.read_run(layout.run(setup, method, seed)) for seed in range(1, seeds + 1))
+def _runs(layout: Layout, setup: Setup, student: Student, seeds: int) -> tuple[Run, ...]:
+    return tuple(report.read_run(layout.run(setup, student, seed)) for seed in range(1, seeds + 1))
 
 
 def _score(group: Group) -> Spread:
@@ -109,7 +110,7 @@ def _against(name: str, one: Spread, rival: str, other: Spread) -> str:
 
 
 def _made_of(scores: dict[str, Spread], best: str) -> str:
-    sft, text = scores[LABELS["sft"]].mean, scores[LABELS["seqkd"]].mean
+    sft, text = scores[SFT].mean, scores[SEQKD].mean
     gain = scores[best].mean - sft
     if gain <= 0:
         return "No distilled student gains anything over SFT here."

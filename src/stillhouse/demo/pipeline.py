@@ -11,6 +11,7 @@ from rich.console import Console
 from stillhouse import store
 from stillhouse.demo.findings import print_table, read_sections, write_report
 from stillhouse.demo.plan import Layout, Scale, tasks, write_data, write_recipes
+from stillhouse.demo.setups import setups
 from stillhouse.demo.workers import run_tasks
 from stillhouse.mistakes import Mistake
 from stillhouse.progress import track
@@ -27,16 +28,16 @@ def run(options: DemoOptions, scale: Scale | None = None) -> Path:
     """
     started = time.perf_counter()
     scale = scale or Scale()
-    layout = Layout(Path(options.output))
+    layout, chosen = Layout(Path(options.output)), setups(full=options.full)
     _take(layout.root)
     write_data(layout, scale)
-    write_recipes(layout, scale, options.seeds)
-    planned = tasks(layout, options.seeds)
+    write_recipes(layout, scale, chosen, options.seeds)
+    planned = tasks(layout, chosen, options.seeds)
     console = Console()
     console.print(f"{len(planned)} tasks in {options.workers} processes; their words go to {layout.root / 'logs'}")
     for _ in track(run_tasks(planned, options.workers, layout.root / "logs"), "Training", total=len(planned)):
         pass
-    sections = read_sections(layout, scale, options.seeds)
+    sections = read_sections(layout, scale, chosen, options.seeds)
     path = write_report(layout, scale, sections, options.seeds)
     print_table(sections, console)
     console.print(f"\n{path} written after {time.perf_counter() - started:.0f} s.", highlight=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -13,6 +13,7 @@ import yaml
 
 from stillhouse import store
 from stillhouse.demo import skills
+from stillhouse.demo.setups import TEACHER, TEACHERS, UNIGRAM_TEACHER, Setup, Student, cells
 from stillhouse.demo.vocabulary import LONGEST, Size, train_tokenizer, train_unigram, write_model_folder
 from stillhouse.demo.workers import Task
 
@@ -21,7 +22,6 @@ Row = dict[str, str]
 TEACHER_SIZE = Size(hidden=96, layers=2, intermediate=192)
 STUDENT_SIZE = Size(hidden=64, layers=1, intermediate=128)
 HELD_OUT = "held-out"
-TEACHER, UNIGRAM_TEACHER = TEACHERS = ("teacher", "unigram-teacher")
 
 
 @dataclass(frozen=True)
@@ -39,59 +39,6 @@ class Scale:
     student_steps: int = 400
     vocabulary: int = 700
     unigram: int = 460
-
-
-@dataclass(frozen=True)
-class Setup:
-    """One question to the methods: which rows each of them trains on, and with what settings."""
-
-    name: str
-    title: str
-    note: str
-    train: dict[str, str]  # method -> data file
-    settings: dict[str, dict[str, float]]  # method -> settings, of those that ask the teacher for logits
-    teacher: str = TEACHER
-    shared: dict[str, str] = field(default_factory=dict)  # method -> set-up whose runs these are
-    sections: dict[str, dict[str, Any]] = field(default_factory=dict)  # method -> further sections of its recipe
-
-
-LABELS = {
-    "sft": "SFT", "seqkd": "SeqKD", "forward_kl": "Forward KL", "todi": "ToDi", "overlap": "Overlap KL", "cdm": "CDM",
-}  # fmt: skip
-
-SETUPS = (
-    Setup(
-        "teacher-answers",
-        "Few labels, and prompts that the teacher answers",
-        "SFT has {labelled} correct labels. The others train on these and on {unlabelled:,} prompts without labels "
-        "that the teacher answered (greedy); SeqKD sees the teacher's text alone, forward KL and ToDi its logits too.",
-        {"sft": "labelled-repeated", **dict.fromkeys(("seqkd", "forward_kl", "todi"), "labelled-answered")},
-        {"forward_kl": {"temperature": 1.0, "kd_weight": 0.5}, "todi": {"temperature": 1.0, "kd_weight": 0.5}},
-    ),
-    Setup(
-        "noisy-labels",
-        "Labels of which many are wrong",
-        "{noisy:,} labels, {wrong_share:.0%} of them wrong. SFT, forward KL and ToDi train on the same prompts and the "
-        "same text; SeqKD on the teacher's text for the same prompts.",
-        {"sft": "noisy", "seqkd": "noisy-answered", "forward_kl": "noisy", "todi": "noisy"},
-        {"forward_kl": {"temperature": 1.0, "kd_weight": 1.0}, "todi": {"temperature": 1.0, "kd_weight": 0.5}},
-    ),
-    Setup(
-        "other-tokenizer",
-        "A teacher with another tokenizer",
-        "As the first, with a second teacher: as large and taught the same, but it reads and predicts the tokens of a "
-        "Unigram vocabulary of {unigram}. SFT's runs are those of the first set-up. SeqKD sees the second teacher's "
-        "text alone; overlap KL also its logits of the tokens that both vocabularies have, where both predict the same "
-        "text; CDM, in the same rows, also those of tokens that it matches in their context. With its own alignment, "
-        "which pairs tokens by their edit distance, CDM stayed below SFT in a trial (10% with one seed): vocabularies "
-        "this small split words so unlike that many of its pairs stand after different text.",
-        {"sft": "labelled-repeated", **dict.fromkeys(("seqkd", "overlap", "cdm"), "labelled-unigram-answered")},
-        {"overlap": {"temperature": 1.0, "kd_weight": 0.5}, "cdm": {"temperature": 1.0, "kd_weight": 0.5}},
-        teacher=UNIGRAM_TEACHER,
-        shared={"sft": "teacher-answers"},
-        sections={"cdm": {"alignment": {"name": "exact"}}},
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -120,9 +67,9 @@ class Layout:
         """A trained teacher."""
         return self.teacher_run(teacher) / "last"
 
-    def run(self, setup: Setup, method: str, seed: int) -> Path:
+    def run(self, setup: Setup, student: Student, seed: int) -> Path:
         """A student's run."""
-        return self.root / setup.shared.get(method, setup.name) / "student" / method / f"seed{seed}"
+        return self.root / (student.runs_of or setup.name) / "student" / student.method["name"] / student.run_name(seed)
 
 
 def write_data(layout: Layout, scale: Scale) -> None:
@@ -154,21 +101,20 @@ def write_data(layout: Layout, scale: Scale) -> None:
     write_model_folder(layout.model("student"), tokenizer, STUDENT_SIZE)
 
 
-def write_recipes(layout: Layout, scale: Scale, seeds: int) -> None:
+def write_recipes(layout: Layout, scale: Scale, chosen: Sequence[Setup], seeds: int) -> None:
     """Every recipe of the demo: a user could run each of them alone."""
     for name in TEACHERS:
         recipe = _recipe(layout, name, "teacher", {"name": "sft"}, 1, scale.teacher_steps, 64, 4e-3)
         _write(layout.recipe(name), {**recipe, "name": "teacher", "output": str(layout.root)})
-    for setup, method, seed in cells(seeds):
-        settings = {"name": method, **setup.settings.get(method, {})}
-        recipe = _recipe(layout, "student", setup.train[method], settings, seed, scale.student_steps, 32, 8e-3)
-        teacher = {"teacher": {"model": str(layout.teacher(setup.teacher))}} if needs_teacher(setup, method) else {}
-        recipe = {**recipe, **teacher, **setup.sections.get(method, {}), "name": f"seed{seed}"}
+    for setup, student, seed in cells(chosen, seeds):
+        recipe = _recipe(layout, "student", student.train, student.method, seed, scale.student_steps, 32, 8e-3)
+        teacher = {"teacher": {"model": str(layout.teacher(setup.teacher))}} if student.needs_teacher else {}
+        recipe = {**recipe, **teacher, **student.sections, "name": student.run_name(seed)}
         recipe["output"] = str(layout.root / setup.name)
-        _write(layout.recipe(setup.name, method, f"seed{seed}"), recipe)
+        _write(layout.recipe(setup.name, student.name, f"seed{seed}"), recipe)
 
 
-def tasks(layout: Layout, seeds: int) -> list[Task]:
+def tasks(layout: Layout, chosen: Sequence[Setup], seeds: int) -> list[Task]:
     """The demo's command lines; students that need no teacher learn beside it."""
     planned = [
         Task(name, (("sft", str(layout.recipe(name))), _evaluate(layout, layout.teacher_run(name))))
@@ -177,29 +123,13 @@ def tasks(layout: Layout, seeds: int) -> list[Task]:
     for name, (teacher, prompts, out, after) in _answers(layout).items():
         planned.append(Task(name, (_answer(layout, teacher, prompts, out),), (teacher,), after))
     answers = {task.name for task in planned[len(TEACHERS) :]}
-    for setup, method, seed in cells(seeds):
-        verb = "distill" if needs_teacher(setup, method) else "sft"
-        recipe = layout.recipe(setup.name, method, f"seed{seed}")
-        needs = answers & {setup.train[method]} | ({setup.teacher} if needs_teacher(setup, method) else set())
-        commands = ((verb, str(recipe)), _evaluate(layout, layout.run(setup, method, seed)))
-        planned.append(Task(f"{setup.name}-{method}-seed{seed}", commands, tuple(sorted(needs))))
+    for setup, student, seed in cells(chosen, seeds):
+        verb = "distill" if student.needs_teacher else "sft"
+        recipe = layout.recipe(setup.name, student.name, f"seed{seed}")
+        needs = answers & {student.train} | ({setup.teacher} if student.needs_teacher else set())
+        commands = ((verb, str(recipe)), _evaluate(layout, layout.run(setup, student, seed)))
+        planned.append(Task(f"{setup.name}-{student.name}-seed{seed}", commands, tuple(sorted(needs))))
     return planned
-
-
-def cells(seeds: int) -> Iterator[tuple[Setup, str, int]]:
-    """Every student that is trained: its set-up, its method and its seed."""
-    return (
-        (setup, method, seed)
-        for seed in range(1, seeds + 1)
-        for setup in SETUPS
-        for method in setup.train
-        if method not in setup.shared
-    )
-
-
-def needs_teacher(setup: Setup, method: str) -> bool:
-    """Whether the method asks the teacher for logits while it trains."""
-    return method in setup.settings
 
 
 def _recipe(

@@ -388,6 +388,7 @@ class DemoOptions(Section):
 
     output: str = setting("the folder that everything goes into", "outputs/demo")
     seeds: int = setting("students of each kind", 3, _ONE_OR_MORE)
+    full: bool = setting("train the methods that take longer, too", False)
     workers: int = setting("processes that train at the same time", 2, _ONE_OR_MORE)
 
 
