@@ -9,6 +9,7 @@ from stillhouse.catalogue.correspondence import alignment_of, check, settled, vo
 from stillhouse.catalogue.divergences import DIVERGENCES
 from stillhouse.catalogue.entry import Entry
 from stillhouse.catalogue.methods import METHODS
+from stillhouse.catalogue.sources import SOURCES, rollout_of
 from stillhouse.mistakes import Mistake
 
 # The sections below `student`, `teacher` and `data`; a test reads each of them, and trains by one.
@@ -37,6 +38,10 @@ method: {name: jsd, beta: 0.3}
 alignment: {name: span, merge: mean}
 vocabulary: {name: overlap}
 """,
+    "Multi-Level OT on what the student writes, half of the steps": """\
+method: {name: multi_level_ot}
+rollout: {source: mixed, share: 0.5, temperature: 0.9}
+""",
     "First the projectors alone; then method: {projectors: that run's folder}": """\
 student: {frozen: true}
 method: {name: dskd_cma}
@@ -57,13 +62,18 @@ refused in one line before training. Settings, formulas and papers are in [metho
 def page() -> str:
     """Axes, matrices and examples, in Markdown."""
     with_teacher = {name: entry for name, entry in METHODS.items() if entry.needs_teacher}
+    two = {name: entry for name, entry in with_teacher.items() if not entry.one_tokenizer}
     lines = [_HEAD, *_axes()]
     lines += ["", "## Method and aligner\n", "`*` is what a method has unless the recipe says something.\n"]
-    lines += _matrix(with_teacher, ALIGNERS, _aligns, lambda entry: alignment_of(entry, None)["name"])
+    lines += _matrix(two, ALIGNERS, _aligns, lambda entry: alignment_of(entry, None)["name"])
     lines += ["", "`dtw_matched` asks for a vocabulary that is a map: `min_edit`, `prefix`, `exact` or `file`."]
     lines += ["", "## Method and vocabulary\n"]
-    lines += _matrix(with_teacher, VOCABULARIES, _maps, _own_map)
+    lines += _matrix(two, VOCABULARIES, _maps, _own_map)
     lines += ["", "A method without any looks at no map of tokens, but an aligner may: `dtw_matched` does."]
+    alone = ", ".join(name for name in with_teacher if name not in two)
+    lines += [f"Not in these tables: {alone}, for one tokenizer alone."]
+    lines += ["", "## Method and who writes\n", "Two tokenizers or one: with two, the student's text is read anew.\n"]
+    lines += _matrix(METHODS, SOURCES, _learns, _own_source)
     lines += ["", "## Divergence and method\n", *_divergences()]
     lines += ["", "## Examples\n", "Beside `student`, `teacher` and `data`:\n"]
     lines += [f"{title}:\n\n```yaml\n{text}```\n" for title, text in EXAMPLES.items()]
@@ -78,6 +88,7 @@ def _axes() -> Iterator[str]:
     }
     for axis, (section, table) in rows.items():
         yield f"| {axis} | `{section}.name` | {', '.join(table)} |"
+    yield f"| who writes the responses | `rollout.source` | {', '.join(SOURCES)} |"
     yield f"| divergence | `method.name`, or `divergence` of a dual space | {', '.join(_compared())} |"
     spaces = ", ".join(name for name, entry in METHODS.items() if entry.has_projectors)
     yield f"| hidden space | `method.name` | the student's and the teacher's: {spaces} |"
@@ -102,6 +113,18 @@ def _matrix(
     for name, entry in methods.items():
         cells = ("*" if own(entry) == column else "yes" if goes(entry, column) else "" for column in columns)
         yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _learns(entry: Entry, source: str) -> bool:
+    try:
+        rollout_of(entry, {"source": source})
+    except Mistake:
+        return False
+    return True
+
+
+def _own_source(entry: Entry) -> str:
+    return rollout_of(entry, None)["source"]
 
 
 def _own_map(entry: Entry) -> str | None:

@@ -88,6 +88,9 @@ _PAIRED = Entry(
 )
 SOURCES: dict[str, Entry] = {entry.name: entry for entry in (_DATASET, _TEACHER, _STUDENT, _MIXED, _ADAPTIVE, _PAIRED)}
 
+# Sources in which the student has no part.
+BY_OTHERS = ("dataset", "teacher")
+
 
 def rollout_of(method: Entry, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """The section `rollout` as the recipe writes it, checked, over the defaults of its source and of the method.
@@ -102,5 +105,8 @@ def rollout_of(method: Entry, given: Mapping[str, Any] | None) -> dict[str, Any]
     if method.sources and entry.name not in method.sources:
         mend = f"it takes {', '.join(method.sources)}"
         raise Mistake("rollout.source", f"{method.name} cannot learn from '{entry.name}'", mend)
+    if not method.needs_teacher and entry.name not in BY_OTHERS:
+        wrong = f"would teach {method.name} nothing but what the student says already"
+        raise Mistake("rollout.source", wrong, f"write {' or '.join(BY_OTHERS)}")
     defaults = own if entry.name == usual else None
     return {"source": entry.name, **settle(entry, settings, "rollout", schedules=True, defaults=defaults)}

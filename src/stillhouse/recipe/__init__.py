@@ -3,21 +3,17 @@
 from stillhouse.recipe.check import check
 from stillhouse.recipe.document import dump
 from stillhouse.recipe.inspection import InspectOptions
-from stillhouse.recipe.parse import OPTIONS, parse
-from stillhouse.recipe.schema import (
-    Data,
+from stillhouse.recipe.options import (
     DemoOptions,
     EvaluateOptions,
-    Evaluation,
     ExportOptions,
     GenerateOptions,
     MethodsOptions,
-    Recipe,
     ReportOptions,
-    Student,
-    Teacher,
     VocabMapOptions,
 )
+from stillhouse.recipe.parse import OPTIONS, parse
+from stillhouse.recipe.schema import Data, Evaluation, Recipe, Student, Teacher
 
 __all__ = [
     "OPTIONS",

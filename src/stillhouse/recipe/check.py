@@ -10,14 +10,8 @@ from pathlib import Path
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
 from stillhouse.recipe.inspection import InspectOptions
-from stillhouse.recipe.schema import (
-    EvaluateOptions,
-    ExportOptions,
-    GenerateOptions,
-    Recipe,
-    ReportOptions,
-    VocabMapOptions,
-)
+from stillhouse.recipe.options import EvaluateOptions, ExportOptions, GenerateOptions, ReportOptions, VocabMapOptions
+from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section
 
 # A file up to this size is read whole, in well under a second a piece; of a larger one, the first rows.

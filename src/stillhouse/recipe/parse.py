@@ -12,16 +12,16 @@ from stillhouse.mistakes import Mistake, shorten
 from stillhouse.recipe.document import Located, read_command_line, read_document, read_scalar
 from stillhouse.recipe.inspection import InspectOptions, from_recipe
 from stillhouse.recipe.names import annotation_at, unknown_key
-from stillhouse.recipe.schema import (
+from stillhouse.recipe.options import (
     DemoOptions,
     EvaluateOptions,
     ExportOptions,
     GenerateOptions,
     MethodsOptions,
-    Recipe,
     ReportOptions,
     VocabMapOptions,
 )
+from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section, Text, section_in, shown, types_of
 
 OPTIONS: dict[str, type[Section]] = {

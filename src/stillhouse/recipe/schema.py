@@ -1,4 +1,4 @@
-"""What a recipe, and the options of every other verb, may say: typed sections with meanings, defaults and bounds."""
+"""What a recipe may say: typed sections with meanings, defaults and bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import ClassVar, Literal
 
 from stillhouse.catalogue import ALIGNERS, METHODS, VOCABULARIES, Entry, correspondence, find, settle
-from stillhouse.catalogue.sources import rollout_of
+from stillhouse.catalogue.sources import BY_OTHERS, rollout_of
 from stillhouse.mistakes import Mistake, unknown_name
 from stillhouse.model_folders import is_run
 from stillhouse.recipe import lora, trainer_arguments
@@ -19,8 +19,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _CHECKPOINT = re.compile(r"last|best|epoch\d+_step\d+.*")
-_ONE_OR_MORE, _NOT_NEGATIVE = Bounds(low=1), Bounds(low=0)
-_PROBABILITY = Bounds(above=0, high=1)
+ONE_OR_MORE, NOT_NEGATIVE = Bounds(low=1), Bounds(low=0)
+PROBABILITY = Bounds(above=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Teacher(_Model):
     template: Template | None = setting("how a row becomes its prompt; null: as data.template says", None)
     dtype: Dtype = setting("what its weights are kept in; auto: as they were saved", "auto")
     attn_implementation: str | None = setting("as for the student", None)
-    window: int = setting("micro-batches of an optimizer step that it is asked at once", 1, _ONE_OR_MORE)
+    window: int = setting("micro-batches of an optimizer step that it is asked at once", 1, ONE_OR_MORE)
     shard: Literal["none", "fsdp", "zero3"] = setting(
         "whole in every process, or cut over all of them: layers by FSDP2, or all by DeepSpeed", "none"
     )
@@ -101,9 +101,9 @@ class Data(Section):
     eval_split: str = setting("of a folder or a Hub data set in `eval`", "validation")
     template: Template = setting("how a row becomes a prompt", "alpaca")
     max_length: int = setting("tokens of prompt and response", 512, Bounds(low=2))
-    max_prompt_length: int = setting("tokens of the prompt", 256, _ONE_OR_MORE)
-    limit: int | None = setting("use the first so many training rows", None, _ONE_OR_MORE)
-    eval_limit: int | None = setting("use the first so many rows of `eval`", None, _ONE_OR_MORE)
+    max_prompt_length: int = setting("tokens of the prompt", 256, ONE_OR_MORE)
+    limit: int | None = setting("use the first so many training rows", None, ONE_OR_MORE)
+    eval_limit: int | None = setting("use the first so many rows of `eval`", None, ONE_OR_MORE)
     cut: Literal["marker", "end"] = setting("a long prompt loses text before its marker, or its end (parity)", "marker")
     bos: bool | None = setting("begin with the BOS token; null: as the tokenizer does", None)
     scored: Literal["response", "all"] = setting(
@@ -112,11 +112,11 @@ class Data(Section):
     pad_to_max_length: bool = setting("pad every batch to max_length (parity; slower)", False)
     packing: bool = setting("lay the examples of a batch end to end in one row, without padding", False)
     max_batch_tokens: int | None = setting(
-        "fill micro-batches up to so many tokens, padding included", None, _ONE_OR_MORE
+        "fill micro-batches up to so many tokens, padding included", None, ONE_OR_MORE
     )
 
     def validate(self) -> None:
-        _check_lengths(self, self.max_prompt_length, self.max_length)
+        check_lengths(self, self.max_prompt_length, self.max_length)
         if self.packing and self.pad_to_max_length:
             raise Mistake("data.packing", "leaves no padding, but pad_to_max_length asks for it", "keep one of them")
         if self.max_batch_tokens is not None and self.max_batch_tokens < self.max_length:
@@ -129,7 +129,8 @@ class Data(Section):
             raise Mistake("data.eval_limit", "there are no rows to limit", "add data.eval")
 
 
-def _check_lengths(section: Section, prompt: int, whole: int) -> None:
+def check_lengths(section: Section, prompt: int, whole: int) -> None:
+    """Refuse a prompt that leaves no room for a response."""
     if prompt >= whole:
         wrong = f"must be below max_length, which is {whole}, got {prompt}"
         raise Mistake(section.key("max_prompt_length"), wrong, "leave room for the response")
@@ -141,10 +142,10 @@ class HeadBlocks(Section):
 
     section: ClassVar[str] = "head"
 
-    rows: int | None = setting("predictions of one matrix product with the head", None, _ONE_OR_MORE)
-    elements: int | None = setting("logits of one piece of element-wise work", None, _ONE_OR_MORE)
-    vocabulary_tile: int | None = setting("rows of the head's gradient added to at a time", None, _ONE_OR_MORE)
-    kernel_from: int | None = setting("logits from which a CPU uses its own compiled kernel", None, _ONE_OR_MORE)
+    rows: int | None = setting("predictions of one matrix product with the head", None, ONE_OR_MORE)
+    elements: int | None = setting("logits of one piece of element-wise work", None, ONE_OR_MORE)
+    vocabulary_tile: int | None = setting("rows of the head's gradient added to at a time", None, ONE_OR_MORE)
+    kernel_from: int | None = setting("logits from which a CPU uses its own compiled kernel", None, ONE_OR_MORE)
     compile: bool | None = setting("run the element-wise work through torch.compile", None)
 
     def chosen(self) -> dict[str, int | bool]:
@@ -159,19 +160,20 @@ class Evaluation(Section):
     section: ClassVar[str] = "evaluation"
 
     generate: bool = setting("answer the prompts of data.eval and score ROUGE-L; false: dev loss only", True)
-    max_new_tokens: int = setting("tokens of an answer", 256, _ONE_OR_MORE)
-    temperature: float = setting("of sampling; 0 is greedy", 1.0, _NOT_NEGATIVE)
-    top_p: float = setting("sample from the smallest set of tokens with this mass", 1.0, _PROBABILITY)
-    no_repeat_ngram_size: int = setting("no n-gram of this size twice; 0: off", 0, _NOT_NEGATIVE)
-    seeds: list[int] = setting("answer once per seed, and average", [10], _NOT_NEGATIVE)
-    batch_size: int = setting("prompts answered at a time", 16, _ONE_OR_MORE)
-    keep_best: int = setting("checkpoints kept: the best by ROUGE-L, or by dev loss", 1, _ONE_OR_MORE)
+    max_new_tokens: int = setting("tokens of an answer", 256, ONE_OR_MORE)
+    temperature: float = setting("of sampling; 0 is greedy", 1.0, NOT_NEGATIVE)
+    top_p: float = setting("sample from the smallest set of tokens with this mass", 1.0, PROBABILITY)
+    no_repeat_ngram_size: int = setting("no n-gram of this size twice; 0: off", 0, NOT_NEGATIVE)
+    seeds: list[int] = setting("answer once per seed, and average", [10], NOT_NEGATIVE)
+    batch_size: int = setting("prompts answered at a time", 16, ONE_OR_MORE)
+    keep_best: int = setting("checkpoints kept: the best by ROUGE-L, or by dev loss", 1, ONE_OR_MORE)
 
     def validate(self) -> None:
-        _check_seeds(self, self.seeds)
+        check_seeds(self, self.seeds)
 
 
-def _check_seeds(section: Section, seeds: list[int]) -> None:
+def check_seeds(section: Section, seeds: list[int]) -> None:
+    """Refuse none, and one that is there twice."""
     if not seeds or len(set(seeds)) < len(seeds):
         raise Mistake(section.key("seeds"), f"must be different numbers, at least one, got {seeds}")
 
@@ -235,9 +237,6 @@ class Recipe(Section):
             raise Mistake("rollout.source", "there is no teacher to write", "add teacher: {model: ...}")
         if not self.on_policy:
             return
-        if not self.entry.needs_teacher:
-            wrong = f"would teach {self.entry.name} nothing but what the student says already"
-            raise Mistake("rollout.source", wrong, "write dataset or teacher")
         if self.data.scored == "all":
             wrong = "makes prompts into responses, and the student would have nothing to answer"
             raise Mistake("data.scored", wrong, "write response, or rollout.source: dataset")
@@ -266,7 +265,7 @@ class Recipe(Section):
     @property
     def on_policy(self) -> bool:
         """Whether the student has a part in that."""
-        return self.source not in ("dataset", "teacher")
+        return self.source not in BY_OTHERS
 
     @property
     def two_sided(self) -> bool:
@@ -292,115 +291,3 @@ class Recipe(Section):
     def folder(self) -> Path:
         """Where everything that the run writes goes: output/student/method/name."""
         return Path(self.output) / self.student_name / self.method["name"] / self.run_name
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answering(Section):
-    """What `generate` and `evaluate` have in common: a model, its prompts, and how it answers them."""
-
-    model: str = setting("a model folder or a name on the Hub")
-    template: Template = setting("how a row becomes a prompt", "alpaca")
-    limit: int | None = setting("use the first so many rows", None, _ONE_OR_MORE)
-    max_length: int = setting("tokens of prompt and answer", 512, Bounds(low=2))
-    max_prompt_length: int = setting("tokens of the prompt", 256, _ONE_OR_MORE)
-    bos: bool | None = setting("begin with the BOS token; null: as the tokenizer does", None)
-    max_new_tokens: int = setting("tokens of an answer", 256, _ONE_OR_MORE)
-    temperature: float = setting("of sampling; 0 is greedy", 1.0, _NOT_NEGATIVE)
-    top_p: float = setting("sample from the smallest set of tokens with this mass", 1.0, _PROBABILITY)
-    no_repeat_ngram_size: int = setting("no n-gram of this size twice; 0: off", 0, _NOT_NEGATIVE)
-    batch_size: int = setting("prompts answered at a time", 32, _ONE_OR_MORE)
-    dtype: Dtype = setting("what the weights are kept in; auto: as they were saved", "auto")
-    trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
-    overwrite: bool = setting("replace results that are there already", False)
-
-    def validate(self) -> None:
-        _check_lengths(self, self.max_prompt_length, self.max_length)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions(_Answering):
-    """Rows to answer, and where the answered rows go."""
-
-    data: str = setting("rows whose prompts are answered: .jsonl, .json, .parquet or a name on the Hub")
-    out: str = setting("the .jsonl file that is written")
-    seed: int = setting("of sampling", 10, _NOT_NEGATIVE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(_Answering):
-    """Rows to answer and score."""
-
-    data: list[str] = setting("one or more files of rows")
-    out: str | None = setting("the folder of the scores; null: the model's folder/evaluation", None)
-    seeds: list[int] = setting("answer once per seed; mean and deviation are over them", [10, 20, 30, 40, 50],
-                               _NOT_NEGATIVE)  # fmt: skip
-
-    def validate(self) -> None:
-        super().validate()
-        _check_seeds(self, self.seeds)
-        if not self.data:
-            raise Mistake("data", "names no file", "write data: [rows.jsonl]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions(Section):
-    """Which checkpoint becomes a model of its own, and where it goes."""
-
-    model: str = setting("a run's folder (its best checkpoint), a checkpoint, or any model or adapter folder")
-    out: str = setting("the folder that is written")
-    dtype: Dtype = setting("what the weights are written in; auto: as the model, or an adapter's base, is", "auto")
-    trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
-    overwrite: bool = setting("replace a folder that an export wrote", False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VocabMapOptions(Section):
-    """Which vocabularies are mapped, how, and where the map goes."""
-
-    kind: Literal["exact", "min-edit", "min_edit", "prefix"] = setting("exact, min-edit or prefix")
-    teacher: str = setting("a folder with a tokenizer, or a name on the Hub")
-    student: str = setting("a folder with a tokenizer, or a name on the Hub; the map leads to its tokens")
-    out: str = setting("the .json file that is written")
-    ignore_space: bool = setting("for exact: a token without a twin goes to one that differs in its blank", False)
-    trust_remote_code: bool = setting("run Python code from a tokenizer's folder; command line only", False)
-    overwrite: bool = setting("replace a map that is there already", False)
-
-    def validate(self) -> None:
-        if self.ignore_space and self.kind != "exact":
-            raise Mistake("ignore_space", f"is not asked by {self.kind}", "remove it, or take exact")
-
-
-@dataclass(frozen=True)
-class ReportOptions(Section):
-    """Which runs go into a report."""
-
-    runs: list[str] = setting("folders of runs, or of many runs")
-    out: str = setting("the file that is written", "report.html")
-
-    def validate(self) -> None:
-        if not self.runs:
-            raise Mistake("runs", "names no folder", "write stillhouse report outputs")
-
-
-@dataclass(frozen=True)
-class DemoOptions(Section):
-    """The embedded example."""
-
-    output: str = setting("the folder that everything goes into", "outputs/demo")
-    seeds: int = setting("students of each kind", 3, _ONE_OR_MORE)
-    full: bool = setting("train the methods that take longer, too", False)
-    workers: int = setting("processes that train at the same time", 2, _ONE_OR_MORE)
-
-
-@dataclass(frozen=True)
-class MethodsOptions(Section):
-    """How the table of methods is printed."""
-
-    json: bool = setting("as one JSON object instead of a table", False)
-    markdown: bool = setting("as the page docs/methods.md", False)
-    compositions: bool = setting("as the page docs/compositions.md: what can be combined with what", False)
-
-    def validate(self) -> None:
-        asked = [name for name in ("json", "markdown", "compositions") if getattr(self, name)]
-        if len(asked) > 1:
-            raise Mistake(asked[1], f"is asked beside {asked[0]}", "take one of them")
