@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -185,16 +185,20 @@ ALONE = {
 }  # one process
 
 
+# A student that writes must be whole in every process.
+IN_SHARDS = [name for name, entry in METHODS.items() if entry.rollout is None]
+
+
 @pytest.fixture(scope="module")
 def ends(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
     """The folder of every method's run, in one process and in two: one fork a backend for all methods."""
     output = tmp_path_factory.mktemp("ends")
 
-    def recipes(name: str, options: list[str]) -> list[Recipe]:
-        return [recipe(world, output / name / method, method, *options) for method in METHODS]
+    def recipes(name: str, options: list[str], methods: Iterable[str] = METHODS) -> list[Recipe]:
+        return [recipe(world, output / name / method, method, *options) for method in methods]
 
-    def by_method(folders: list[Path]) -> dict[str, Path]:
-        return dict(zip(METHODS, folders, strict=True))
+    def by_method(folders: list[Path], methods: Iterable[str] = METHODS) -> dict[str, Path]:
+        return dict(zip(methods, folders, strict=True))
 
     found = {
         how: by_method([run(made) for made in recipes(how, options)])
@@ -203,12 +207,17 @@ def ends(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
     return found | {
         "2 x 4": by_method(DDP.run_all(recipes("ddp", split(4, 1)))),
         "2 x 2 x 2": by_method(DDP.run_all(recipes("ddp2", [*split(2, 2), AHEAD]))),
-        "fsdp2": by_method(FSDP.run_all(recipes("fsdp", [*split(2, 2), AHEAD, *FSDP.options]))),
+        "fsdp2": by_method(FSDP.run_all(recipes("fsdp", [*split(2, 2), AHEAD, *FSDP.options], IN_SHARDS)), IN_SHARDS),
     }
 
 
-@pytest.mark.parametrize("how", [*ALONE, "2 x 4", "2 x 2 x 2", "fsdp2"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        *((method, how) for method in METHODS for how in (*ALONE, "2 x 4", "2 x 2 x 2")),
+        *((method, "fsdp2") for method in IN_SHARDS),
+    ],
+)
 def test_no_split_changes_the_weights(ends: dict[str, dict[str, Path]], method: str, how: str) -> None:
     same(ends[how][method], ends["alone"][method])
 
@@ -224,6 +233,22 @@ def test_everything_that_should_learn_moves(ends: dict[str, dict[str, Path]], wo
     for name, value in weights(ends["alone"][method]).items():
         if value.is_floating_point():  # a counter may belong to parity alone
             assert not torch.equal(value, before[name]), name
+
+
+def test_a_student_in_shards_that_should_write_is_refused(world: Path, tmp_path: Path) -> None:
+    made = [recipe(world, tmp_path / method, method, *split(4, 1), *FSDP.options) for method in ("gkd", "minillm")]
+
+    def refused() -> list[str]:
+        pretend_gpus()
+        said = []
+        for one in made:
+            with pytest.raises(Mistake) as raised:
+                run(one)
+            said.append(str(raised.value))
+        return said
+
+    for said in on_ranks(refused):
+        assert all(one.startswith("rollout.source: a student in shards (FSDP) does not write") for one in said)
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")

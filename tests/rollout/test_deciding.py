@@ -68,6 +68,8 @@ def test_the_threshold_rises_with_the_dev_loss_and_never_falls():
         deciding.evaluated(loss)
         seen.append(round(deciding.threshold, 3))
     assert seen == [0.0, 0.0, 0.1, 0.1, 0.1, 0.2]
+    deciding.evaluated(float("nan"))
+    assert deciding.reference == 2.22
     for _ in range(20):
         deciding.evaluated(deciding.reference + 1.0)  # pyright: ignore[reportOperatorIssue]
     assert deciding.threshold == 1.0
@@ -77,7 +79,7 @@ def test_a_method_has_its_own_source_and_keeps_its_settings_beside_others():
     assert rollout_of(METHODS["gkd"], None)["temperature"] == 0.9
     ours = rollout_of(METHODS["gkd"], {"lmbda": 0.25})
     assert (ours["source"], ours["share"], ours["temperature"]) == ("mixed", 0.25, 0.9)
-    assert rollout_of(METHODS["gkd"], {"source": "student"})["temperature"] == 1.0
+    assert rollout_of(METHODS["gkd"], {"source": "student"})["temperature"] == 0.9
     assert rollout_of(METHODS["gkd"], {"source": "dataset"}) == {"source": "dataset"}
     assert rollout_of(METHODS["imitkd"], {"mixed_alpha": 0.5})["share"] == 0.5
 
@@ -93,6 +95,7 @@ def test_a_method_has_its_own_source_and_keeps_its_settings_beside_others():
         ("todi", {"source": "student", "max_new_tokens": 0}, "rollout.max_new_tokens"),
         ("todi", {"source": "mixed", "capacity": {"schedule": "linear", "start": 1, "end": 2}}, "rollout.capacity"),
         ("gkd", {"share": 0.1, "lmbda": 0.2}, "rollout.lmbda"),
+        ("gkd", {"capacity": 5}, "rollout.capacity"),
     ],
 )
 def test_what_cannot_be_is_said(method: str, given: dict[str, Any], where: str):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -14,8 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe import parse
-from stillhouse.training import run
+from stillhouse.rollout.drawing import Drawing
+from stillhouse.training import rehearse, run
 from stillhouse.training.on_policy import OnPolicy
+from stillhouse.training.rewriting import UNREADABLE
 from stillhouse.training.trainer import DistillationTrainer
 from tests import toy
 from tests.rollout.small import END, save_model
@@ -83,6 +88,25 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, Any]]]:
 
     monkeypatch.setattr(OnPolicy, "step", noted)
     return steps
+
+
+def readable(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No token is drawn that holds a part of a character only, of which random weights write many."""
+    tokenizer = AutoTokenizer.from_pretrained(world / "small")
+    broken = [token for token in range(len(tokenizer)) if UNREADABLE in tokenizer.decode([token])]
+    call = Drawing.__call__
+
+    def drawn(self: Drawing, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores[:, broken] = -torch.inf
+        return call(self, input_ids, scores)
+
+    monkeypatch.setattr(Drawing, "__call__", drawn)
+
+
+def test_what_is_no_text_is_passed_over_and_counted(world: Path, tmp_path: Path):
+    folder = train(world, tmp_path, "forward_kl", SOURCES["student"], f"--teacher.model={world / 'foreign'}",
+                   "--vocabulary=overlap", *split(4, 1), "--training.max_steps=2")  # fmt: skip
+    assert all(0 < line["unreadable"] <= 4 for line in metrics(folder) if "written_tokens" in line)
 
 
 @pytest.mark.parametrize("packing", [False, True])
@@ -191,6 +215,7 @@ def timeless(folder: Path) -> list[dict[str, float]]:
 def test_with_two_tokenizers_both_read_the_students_text(
     world: Path, tmp_path: Path, monkeypatch, method: str, more: list[str]
 ):
+    readable(world, monkeypatch)
     steps = seen(monkeypatch)
     foreign = f"--teacher.model={world / 'foreign'}"
     folder = train(world, tmp_path / "one", method, SOURCES["student"], foreign, *more, *split(4, 1))
@@ -242,6 +267,57 @@ def test_the_teacher_answers_once(world: Path, tmp_path: Path, monkeypatch):
     again = train(world, tmp_path / "cut", "seqkd", rollout, *more)
     assert (again / "teacher.jsonl").read_text() == written
     same(again, whole, 0.0)
+
+
+def test_a_teachers_answers_are_of_this_teacher_these_rows_and_settings(world: Path, tmp_path: Path, monkeypatch):
+    """A run that is killed before its first checkpoint leaves nothing to compare a recipe with."""
+
+    def killing(*_: Any, **__: Any) -> Tensor:
+        raise Killed
+
+    first = {"source": "teacher", "max_new_tokens": 7}
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationTrainer, "training_step", killing)
+        with pytest.raises(Killed):
+            train(world, tmp_path, "seqkd", first, *split(8, 1))
+    (written,) = tmp_path.rglob("teacher.jsonl")
+    before = written.read_text()
+    folder = train(world, tmp_path, "seqkd", {**first, "max_new_tokens": 9}, *split(8, 1))
+    assert (folder / "teacher.jsonl") == written and written.read_text() != before
+
+
+def test_a_dry_run_does_not_have_a_data_set_answered(world: Path, tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setattr("stillhouse.training.teacher_rows.answer", None)
+    monkeypatch.setattr("tests.training.test_on_policy.run", rehearse)
+    train(world, tmp_path, "seqkd", {"source": "teacher"}, *split(8, 1))
+
+
+def test_rows_that_json_cannot_say_are_refused_before_they_are_answered(world: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("stillhouse.training.teacher_rows.answer", None)
+    made = [{**row, "when": datetime(2020, 1, 1)} for row in toy.rows(3)]
+    pq.write_table(pa.Table.from_pylist(made), tmp_path / "rows.parquet")
+    with pytest.raises(Mistake, match="cannot be written as JSON"):
+        train(world, tmp_path / "out", "seqkd", {"source": "teacher"}, f"--data.train={tmp_path / 'rows.parquet'}")
+
+
+@pytest.mark.parametrize("source", ["student", "paired"])
+def test_a_text_without_a_prompt_is_refused(world: Path, tmp_path: Path, source: str):
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": "What is 1 plus 1"}) + "\n")
+    with pytest.raises(Mistake, match=r"train\.jsonl:1.*has no prompt to answer"):
+        train(world, tmp_path / "out", "reverse_kl", SOURCES[source], f"--data.train={tmp_path / 'train.jsonl'}")
+
+
+def test_a_loss_by_responses_is_divided_by_their_number(world: Path, tmp_path: Path, monkeypatch):
+    counts: list[tuple[int, float]] = []
+    compute = DistillationTrainer.compute_loss
+
+    def noted(self: DistillationTrainer, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Tensor:
+        counts.append((len(inputs["sample"]), float(named["num_items_in_batch"])))
+        return compute(self, model, inputs, *given, **named)
+
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", noted)
+    train(world, tmp_path, "distillm2", None, *split(4, 2), "--training.max_steps=2", "--rollout.max_new_tokens=5")
+    assert counts == [(8, 16.0)] * 4  # both responses of four prompts, twice a step
 
 
 def test_the_first_dev_loss_is_known_before_the_first_step(world: Path, tmp_path: Path):

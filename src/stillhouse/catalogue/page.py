@@ -41,18 +41,20 @@ to 1e-7) or `taid` (every micro-batch has its own mean, a cosine to 0). `true` i
 
 _ROLLOUT = """# Who writes the responses
 
-The recipe's `rollout` says who writes what is learnt from: the data set, or the student itself while it learns. **Any
-divergence goes with any of it**: `gkd`, `imitkd` and `distillm` are names for a divergence with the rollout of a paper,
-and on-policy ToDi is
+The recipe's `rollout` says who writes what is learnt from: the data set, the teacher once before the first step
+(`source: teacher`), or the student itself while it learns. **Any divergence goes with any of it**: `gkd`, `imitkd` and
+`distillm` are names for a divergence with the rollout of a paper, and on-policy ToDi is
 
 ```yaml
 method: todi
 rollout: {source: mixed, share: 0.5}
 ```
 
-Two methods are more than that: `distillm2` compares the two responses of a prompt, its loss is a mean over pairs of
-means over tokens; `minillm` learns from how likely what it wrote was. Both need one tokenizer on both sides. Responses
-that a teacher wrote before training are data: `stillhouse generate`, then `seqkd` or any divergence.
+A method's own settings hold beside another `source` as well, where that has them. Two methods are more than that:
+`distillm2` compares the two responses of a prompt, its loss is a mean over pairs of means over tokens; `minillm` learns
+from how likely what it wrote was. Both need one tokenizer on both sides. The student writes in evaluation mode: with
+dropout it learns of another prediction than it drew from. What a teacher wrote in another run (`stillhouse generate`)
+is data.
 """
 
 _TWO_TOKENIZERS = """# Two tokenizers

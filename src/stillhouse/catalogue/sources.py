@@ -54,7 +54,7 @@ _STUDENT = Entry(
 _MIXED = Entry(
     "mixed",
     "Agarwal et al., GKD, arXiv:2306.13649",
-    "a share of the steps is on-policy, drawn anew at every step; the others are on the data set",
+    "a share of the optimizer steps is on-policy, drawn anew at each; the others are on the data set",
     {
         **_OF_STUDENT,
         "share": Parameter(0.5, "how likely a step is on-policy", 0.0, 1.0, aliases=("lmbda", "mixed_alpha")),
@@ -108,5 +108,8 @@ def rollout_of(method: Entry, given: Mapping[str, Any] | None) -> dict[str, Any]
     if not method.needs_teacher and entry.name not in BY_OTHERS:
         wrong = f"would teach {method.name} nothing but what the student says already"
         raise Mistake("rollout.source", wrong, f"write {' or '.join(BY_OTHERS)}")
-    defaults = own if entry.name == usual else None
-    return {"source": entry.name, **settle(entry, settings, "rollout", schedules=True, defaults=defaults)}
+    defaults = {key: value for key, value in own.items() if key in entry.parameters}
+    settled = settle(entry, settings, "rollout", schedules=True, defaults=defaults)
+    if "capacity" in settings and not settled.get("replay", True):
+        raise Mistake("rollout.capacity", "is of a replay buffer, and there is none", "add rollout.replay: true")
+    return {"source": entry.name, **settled}

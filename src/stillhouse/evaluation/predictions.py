@@ -140,14 +140,15 @@ def predict(
     seed: int,
     batch_size: int,
     description: str,
+    places: Sequence[int] | None = None,
 ) -> list[Prediction]:
-    """The model's answer to each question, scored."""
+    """The model's answer to each question, scored; `places` are the questions' among all that one seed is for."""
     responses = respond(
         model,
         tokenizer,
         questions.input_ids,
         sampling,
-        seed=seed,
+        seed=[(seed, place) for place in (places or range(len(questions.texts)))],
         batch_size=batch_size,
         description=description,
         max_length=questions.max_length,
@@ -177,8 +178,11 @@ def evaluate_rows(
     *,
     seeds: Sequence[int],
     batch_size: int,
+    places: Sequence[int] | None = None,
 ) -> Evaluated:
     """Answer `rows` with a model in memory and score the answers; its mode and the random state are left as they were.
+
+    `places` are those of the rows among all that the seeds are for; by default these are all.
 
     Raises:
         Mistake: a row has no prompt, or nothing to compare an answer with.
@@ -187,7 +191,14 @@ def evaluate_rows(
     return Evaluated(
         {
             seed: predict(
-                model, tokenizer, questions, sampling, seed=seed, batch_size=batch_size, description=f"seed {seed}"
+                model,
+                tokenizer,
+                questions,
+                sampling,
+                seed=seed,
+                batch_size=batch_size,
+                places=places,
+                description=f"seed {seed}",
             )
             for seed in seeds_that_matter(sampling, seeds)
         }

@@ -235,6 +235,9 @@ class Recipe(Section):
         source, options = self.source, self.rollout or {}
         if source == "teacher" and self.teacher is None:
             raise Mistake("rollout.source", "there is no teacher to write", "add teacher: {model: ...}")
+        if source == "teacher" and self.teacher is not None and self.teacher.shard != "none":
+            wrong = f"is {self.teacher.shard}, but a teacher that writes is whole in every process"
+            raise Mistake("teacher.shard", wrong, "write none, or answer before: stillhouse generate")
         if not self.on_policy:
             return
         if self.data.scored == "all":

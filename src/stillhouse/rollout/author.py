@@ -43,13 +43,22 @@ def _of_folder(folder: Path) -> str:
     return of_bytes(dumps({file.name: of_file(file).xxh3 for file in files})).xxh3
 
 
-def load_author(model: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
-    """`model` in evaluation mode on the accelerator, or on the CPU where there is none; loading is quiet.
+def load_author(
+    model: str,
+    *,
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    device: torch.device | None = None,
+) -> PreTrainedModel:
+    """`model` in evaluation mode on `device`, by default the accelerator, or the CPU where there is none; quietly.
 
     Raises:
         Mistake: it does not load, or `dtype` is unknown.
     """
     quiet_loading()
-    loaded: Any = load_causal_lm(model, dtype=dtype, trust_remote_code=trust_remote_code)
-    device = torch.accelerator.current_accelerator(check_available=True)
+    loaded: Any = load_causal_lm(
+        model, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code
+    )
+    device = device or torch.accelerator.current_accelerator(check_available=True)
     return loaded if device is None else loaded.to(device)

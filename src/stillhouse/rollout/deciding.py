@@ -5,6 +5,7 @@ The draw of a step depends on (seed, step) alone, so all processes make the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,7 @@ class Deciding:
 
     def evaluated(self, loss: float) -> None:
         """A dev loss has come: the threshold rises where the loss has, and does not fall where it has not."""
-        if self.source != "adaptive":
+        if self.source != "adaptive" or not math.isfinite(loss):
             return
         if self.reference is None:
             self.reference = loss

@@ -76,7 +76,7 @@ def write_responses(options: GenerateOptions) -> Written:
     limits = Limits(options.max_length, options.max_prompt_length, bos=options.bos)
     rows = read_rows(options.data, limit=options.limit)
     for row in rows:
-        _check_json(row)
+        check_json(row)
     if said := remark(options.model):
         print(said, file=sys.stderr)
     tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
@@ -174,7 +174,7 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
         raise Mistake(f"out: {out}", "exists already", "give another --out, or --overwrite=true to replace it")
 
 
-def _check_json(row: Row) -> None:
+def check_json(row: Row) -> None:
     """Now, rather than when hours of writing are done."""
     try:
         json.dumps(dict(row.fields), allow_nan=False)

@@ -72,8 +72,9 @@ class DevSet:
         return total / count
 
     def _generation(self, distiller: Distiller) -> dict[str, float]:
-        """Each process answers its share of the rows, with the same seeds."""
-        options, rows = self.options, processes.share_of(self.rows)
+        """Each process answers its share of the rows as one process would answer them all."""
+        options, share = self.options, processes.share_of(list(enumerate(self.rows)))
+        rows = [row for _, row in share]
         if not rows:
             return self._means(0.0, 0.0, 0)
         scores = evaluate_rows(
@@ -90,6 +91,7 @@ class DevSet:
             ),
             seeds=options.seeds,
             batch_size=options.batch_size,
+            places=[place for place, _ in share],
         )
         return self._means(scores.rouge_l, scores.exact_match, len(rows))
 

@@ -86,7 +86,9 @@ class OnPolicy:
         self.replay = Replay(options.get("capacity", 1))
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._window: _Window | None = None
-        self._counts = dict.fromkeys(("steps", "on_policy", "written", "tokens", "unfinished", "empty"), 0)
+        self._counts = dict.fromkeys(
+            ("steps", "on_policy", "written", "tokens", "unfinished", "empty", "unreadable"), 0
+        )
         self._shown_at = -1
         longest = options["max_new_tokens"] or max_length
         self._sampling = Sampling(longest, options["temperature"], options["top_p"], options["top_k"])
@@ -114,7 +116,7 @@ class OnPolicy:
         if not decision.on_policy:
             return [_with_notes(batch, []) for batch in batches]
         self._counts["on_policy"] += 1
-        rollouts = self._written(samples, clock.step) if decision.write else samples_of_none(samples)
+        rollouts = self._written(samples, clock.step) if decision.write else []
         if decision.write and self.deciding.remembers:
             fresh = processes.joined([one for part in rollouts for one in part])
             self.replay.push(sorted(fresh, key=lambda one: one.sample))
@@ -157,26 +159,21 @@ class OnPolicy:
         mine = sum(len(part) for part in samples)
         everybody = processes.joined([mine])
         before = sum(everybody[: processes.rank()])
-        drawn = iter(self.replay.sample(sum(everybody), [self.seed, _BUFFER, step])[before : before + mine])
+        drawn = iter(self.replay.sample(sum(everybody), [self.seed, _BUFFER, step, 0])[before : before + mine])
         return [[next(drawn) for _ in part] for part in samples]
 
     def _collated(self, rollouts: list[list[Rollout]], samples: list[list[int]]) -> list[Batch]:
         """A batch of each part; of text that leaves either tokenizer nothing to learn the data set's, if it is all."""
         made: list[Batch] = []
         for part, asked in zip(rollouts, samples, strict=True):
-            items = [item for one in part if (item := self.items.item(one, self._text(one))) is not None]
+            items = [item for one in part if (item := self.items.item(one)) is not None]
+            self._counts["unreadable"] += len(part) - len(items)
             if not items:
                 items = [self.items.given(sample) for sample in asked]
             elif self.deciding.source == "paired":
-                items = [*(self.items.given(item["sample"]) for item in items), *items]
+                items = [*(self.items.beside(item["sample"]) for item in items), *items]
             made.append(_with_notes(self.collate(items), items))
         return made
-
-    def _text(self, rollout: Rollout) -> str:
-        ids = list(rollout.response[: len(rollout.response) - rollout.finished])
-        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
 
     def _appraised(
         self, batches: list[Batch], rollouts: list[list[Rollout]]
@@ -191,13 +188,7 @@ class OnPolicy:
             method.appraise(said, Sampled(**batch["sampled"])).double()
             for said, batch in zip(predicted, asked, strict=True)
         ]
-        joined = torch.cat(worths)
-        sound = joined[joined.isfinite()]  # a bad number stays one, and stays alone
-        own = [float(len(sound)), float(sound.sum()), float(sound.square().sum())]
-        count, total, squares = processes.summed(own)
-        mean = total / max(count, 1.0)
-        deviation = max(squares / max(count, 1.0) - mean**2, 0.0) ** 0.5
-        values = [(worth - mean) / max(deviation, 1e-8) for worth in worths]
+        values = _whitened(worths)
         for batch, said, value in zip(asked, predicted, values, strict=True):
             batch["sampled"]["advantage"] = value.float()
             batch["predicted"] = said
@@ -216,7 +207,7 @@ class OnPolicy:
     def gauges(self) -> dict[str, float]:
         """What was written since the last call, over all processes; then start anew."""
         steps, own, *rest = self._counts.values()
-        written, tokens, unfinished, empty = processes.summed([float(value) for value in rest])
+        written, tokens, unfinished, empty, unreadable = processes.summed([float(value) for value in rest])
         self._counts = dict.fromkeys(self._counts, 0)
         line = {"on_policy": own / max(steps, 1)}
         if self.deciding.source == "adaptive":
@@ -225,7 +216,7 @@ class OnPolicy:
             line["replay"] = float(len(self.replay))
         if written:
             line |= {"written_tokens": tokens / written, "unfinished": unfinished / written, "empty": empty / written}
-        return line
+        return line | ({"unreadable": unreadable} if unreadable else {})
 
     def _show(self, samples: list[int], prompts: list[list[int]], responses: Sequence[Response], step: int) -> None:
         """Every so many steps the first responses, as a table of JSON lines in the run's folder."""
@@ -283,9 +274,14 @@ class OnPolicy:
             self._window = _Window(parts[mine : mine + each], int(state["window.left"]))
 
 
-def samples_of_none(samples: list[list[int]]) -> list[list[Rollout]]:
-    """Nothing written for any micro-batch."""
-    return [[] for _ in samples]
+def _whitened(worths: Sequence[Tensor]) -> list[Tensor]:
+    """At mean 0 and variance 1 over all of them and all processes; a bad number stays one, and stays alone."""
+    joined = torch.cat(list(worths))
+    sound = joined[joined.isfinite()]
+    count, total, squares = processes.summed([float(len(sound)), float(sound.sum()), float(sound.square().sum())])
+    mean = total / max(count, 1.0)
+    deviation = max(squares / max(count, 1.0) - mean**2, 0.0) ** 0.5
+    return [(worth - mean) / max(deviation, 1e-8) for worth in worths]
 
 
 def _rollout(sample: int, prompt: list[int], said: Response) -> Rollout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import (
 
 from stillhouse import adapters
 from stillhouse.data.collate import Collator, PackingCollator
+from stillhouse.data.conversation import read
 from stillhouse.data.encode import EncodedDataset, Limits, encode_all
 from stillhouse.data.rows import Row, read_rows
 from stillhouse.data.templates import Template
@@ -72,7 +74,10 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
     limits = Limits(data.max_length, data.max_prompt_length, data.cut, data.bos, data.scored)
     rows = read_rows(data.train, split=data.train_split, limit=data.limit)
     if recipe.source == "teacher":
-        rows = written_by_teacher(recipe, rows, tokenizers, folder)
+        with processes.whole_weights(arguments):
+            rows = written_by_teacher(recipe, rows, tokenizers, folder, arguments.device)
+    if recipe.on_policy:
+        _check_prompts(rows)
     two = None if tokenizers.teacher is None else TwoTokenizers.of(recipe, tokenizer, tokenizers.teacher)
     if two is None:
         train = _encoded(data.train, rows, template, tokenizer, limits)
@@ -223,6 +228,13 @@ def _distiller(
     return Distiller(student, method, teacher, len(tokenizer), translation)
 
 
+def _check_prompts(rows: Sequence[Row]) -> None:
+    """A student has nothing to answer in a {text}."""
+    for row in rows:
+        if read(row).text:
+            raise Mistake(row.origin, "a {text} row has no prompt to answer", "give {prompt} or {messages}")
+
+
 def _check_writing(recipe: Recipe, two: TwoTokenizers | None, method: Method) -> None:
     """A teacher that has a share in every token must say the student's tokens, and be whole.
 
@@ -232,6 +244,10 @@ def _check_writing(recipe: Recipe, two: TwoTokenizers | None, method: Method) ->
     if method.appraises and drawn != method.settings["temperature"]:
         wrong = f"is {drawn:g}, but {method.name} learns at temperature {method.settings['temperature']:g}"
         raise Mistake("rollout.temperature", wrong, "make both one")
+    for key, all_of_it in (("top_p", 1.0), ("top_k", 0)):
+        if method.appraises and (recipe.rollout or {}).get(key, all_of_it) != all_of_it:
+            wrong = f"cuts what is drawn from, and {method.name} learns from all of it"
+            raise Mistake(f"rollout.{key}", wrong, f"write {all_of_it:g}")
     assert recipe.teacher is not None
     if not (recipe.rollout or {}).get("teacher_mix", 0.0):
         return

@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from stillhouse.alignment import Alignment, Side
 from stillhouse.data.encode import EncodedDataset, Limits, encode
@@ -18,6 +20,7 @@ from stillhouse.data.example import Example
 from stillhouse.data.spans import Spans
 from stillhouse.rollout.replay import Rollout
 
+UNREADABLE = "\ufffd"  # what bytes that are no character become
 Item = dict[str, Any]
 Align = Callable[[Side, Side], Alignment]
 Encoder = Callable[[Example], Item]
@@ -27,7 +30,7 @@ class OwnTokens:
     """Items of one tokenizer.
 
     Args:
-        train: the training set; a prompt is what comes before the last response of an item.
+        train: the training set; a prompt is what comes before the last response of an item, and that alone is learnt.
     """
 
     def __init__(self, train: EncodedDataset) -> None:
@@ -38,15 +41,17 @@ class OwnTokens:
         """The item with the data set's response."""
         return self.train[self._place[sample]]
 
+    def beside(self, sample: int) -> Item:
+        """The same, to stand beside the student's: its last response alone is learnt."""
+        item = self.given(sample)
+        return {**item, "scored": _last_run(item["scored"])}
+
     def prompt(self, sample: int) -> list[int]:
         """What the student answers."""
         item = self.given(sample)
-        learnt = np.append(False, item["scored"][:-1])  # [n], the tokens of responses
-        last = len(learnt) - int(learnt[::-1].argmax())  # behind the last one of them
-        begin = last - int((~learnt[:last][::-1]).argmax())
-        return item["input_ids"][:begin].tolist()
+        return item["input_ids"][: int(_last_run(item["scored"]).argmax()) + 1].tolist()
 
-    def item(self, rollout: Rollout, text: str) -> Item | None:
+    def item(self, rollout: Rollout) -> Item | None:
         """The prompt with the student's tokens, all of them scored, and their notes."""
         ids = np.array([*rollout.prompt, *rollout.response], dtype=np.int64)
         scored = np.zeros(len(ids), dtype=bool)
@@ -60,6 +65,7 @@ class OwnText(OwnTokens):
 
     Args:
         train: the training set.
+        tokenizer: the student's.
         examples: of both sides, in the order of the samples.
         encoders: of both sides; they find byte spans.
         align: None where that waits for predictions.
@@ -69,6 +75,7 @@ class OwnText(OwnTokens):
     def __init__(
         self,
         train: EncodedDataset,
+        tokenizer: PreTrainedTokenizerBase,
         examples: tuple[Sequence[Example], Sequence[Example]],
         encoders: tuple[Encoder, Encoder],
         align: Align | None,
@@ -76,23 +83,45 @@ class OwnText(OwnTokens):
         solid: bool,
     ) -> None:
         super().__init__(train)
-        self.examples, self.encoders, self.align, self.solid = examples, encoders, align, solid
+        self.tokenizer, self.examples, self.encoders = tokenizer, examples, encoders
+        self.align, self.solid = align, solid
 
-    def item(self, rollout: Rollout, text: str) -> Item | None:
-        """Both tokenisations of the student's text and their alignment; None where either has nothing to learn."""
-        said = len(text.replace(" ", "").encode()) if self.solid else len(text.encode())
-        sides = [
-            _ended(encode(rewritten(examples[rollout.sample], text)), None if rollout.finished else said)
-            for examples, encode in zip(self.examples, self.encoders, strict=True)
-        ]
-        if not all(side is not None and side["scored"].any() for side in sides):
+    def beside(self, sample: int) -> Item:
+        """The data set's item as it is: its alignment is of all its responses."""
+        return self.given(sample)
+
+    def item(self, rollout: Rollout) -> Item | None:
+        """Both tokenisations of the student's text and their alignment.
+
+        None where the text is no text (bytes that are no character), its template rewrites it, or either tokenizer has
+        nothing to learn of it.
+        """
+        text = self._text(rollout)
+        turn = int((np.diff(self.given(rollout.sample)["scored"].astype(np.int8), prepend=0) == 1).sum())
+        if UNREADABLE in text:
             return None
-        ours, theirs = ({**(side or {}), "sample": rollout.sample} for side in sides)
+        said = text.replace(" ", "") if self.solid else text
+        length = None if rollout.finished else len(said.encode())
+        sides: list[Item] = []
+        for examples, encode_side in zip(self.examples, self.encoders, strict=True):
+            example = rewritten(examples[rollout.sample], text, turn)
+            side = None if example is None else _ended(encode_side(example), length)
+            if side is None or not side["scored"].any():
+                return None
+            sides.append({**side, "sample": rollout.sample})
+        ours, theirs = sides
         item = {**ours, "teacher": theirs, "by_student": True}
         return item if self.align is None else {**item, "alignment": self.align(Side.of(ours), Side.of(theirs))}
 
+    def _text(self, rollout: Rollout) -> str:
+        """What was written; a character that was broken off with the response is left out."""
+        ids = list(rollout.response[: len(rollout.response) - rollout.finished])
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text if rollout.finished else text.rstrip(UNREADABLE)
 
-def encoder(tokenizer: Any, limits: Limits, spans: Spans | None) -> Encoder:
+
+def encoder(tokenizer: PreTrainedTokenizerBase, limits: Limits, spans: Spans | None) -> Encoder:
     """What makes an item of an example, but for its sample."""
 
     def encoded(example: Example) -> Item:
@@ -103,27 +132,45 @@ def encoder(tokenizer: Any, limits: Limits, spans: Spans | None) -> Encoder:
     return encoded
 
 
-def rewritten(example: Example, words: str) -> Example:
-    """`example` with `words` as its last response, and no other response scored."""
-    *before, last = example.segments
-    said = last.text if last.words is None else last.words
-    head, _, tail = last.text.rpartition(said if said in last.text else said.strip())
-    there = last.words is not None  # a chat template writes more around it
-    text = head + words + tail if there else words
-    segments = (*(replace(segment, scored=False) for segment in before),
-                replace(last, text=text, words=words if there else None))  # fmt: skip
-    return replace(example, segments=segments)
+def rewritten(example: Example, words: str, turn: int) -> Example | None:
+    """`example` up to its response number `turn`, from 1, with `words` in that one's place.
+
+    None where the template rewrites what a response says, so that its place is not known.
+    """
+    place = [place for place, segment in enumerate(example.segments) if segment.scored][turn - 1]
+    last = example.segments[place]
+    if last.words is None:
+        return replace(example, segments=(*example.segments[:place], replace(last, text=words)))
+    said = last.words if last.words in last.text else last.words.strip()
+    head, found, tail = last.text.rpartition(said)
+    if not found and said:
+        return None
+    told = replace(last, text=head + words + tail, words=words)
+    return replace(example, segments=(*example.segments[:place], told))
 
 
 def _ended(item: Item, length: int | None) -> Item | None:
-    """`item`, and of a response of `length` bytes that was broken off, no token that ends one; else None: it was not.
+    """`item` with its last response alone scored; of one of `length` bytes that was broken off, no token that ends it.
 
-    Gives None where the tokenizer's spans do not show which tokens those are.
+    None where the tokenizer's spans do not show which tokens those are.
     """
-    if length is None:
-        return item
-    ends = item["ends"]
+    scored, ends = _last_run(item["scored"]), item["ends"]
+    if length is None or not scored.any():
+        return {**item, "scored": scored}
     if ends.max(initial=-1) < 0 and length > 0:
         return None
-    of_end = ends > length  # [n], up to the virtual byte behind the text
-    return {**item, "scored": item["scored"] & ~np.append(of_end[1:], False)}
+    begin = max(int(ends[: int(scored.argmax()) + 1].max(initial=0)), 0)  # where earlier responses end
+    of_end = ends > begin + length  # [n], up to the virtual byte behind the text
+    return {**item, "scored": scored & ~np.append(of_end[1:], False)}
+
+
+def _last_run(scored: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[n], true at the last positions in a row that are scored."""
+    if not scored.any():
+        return scored
+    stop = len(scored) - int(scored[::-1].argmax())
+    before = np.flatnonzero(~scored[:stop])
+    start = int(before[-1]) + 1 if len(before) else 0
+    run = np.zeros_like(scored)
+    run[start:stop] = True
+    return run

@@ -105,7 +105,7 @@ class TwoTokenizers:
         examples, _ = _examples(rows, (template, self._template(recipe)))
         spans = alignment.ALIGNERS[self.alignment["name"]].spans or "bytes"
         ours = encoder(self.student, limits, spans), encoder(self.teacher, replace(limits, bos=None), spans)
-        return OwnText(train, examples, ours, self._align(), solid=spans == "solid")
+        return OwnText(train, self.student, examples, ours, self._align(), solid=spans == "solid")
 
     def _template(self, recipe: Recipe) -> Template:
         """The teacher's."""
