@@ -10,6 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from stillhouse.catalogue import METHODS
+
 WORDS = ("What is", "plus", "times", "The answer is", "### Instruction:\n", "\n\n### Response:\n", "please")
 
 
@@ -39,6 +41,15 @@ def write_world(folder: Path, dev: int = 4, *, sharp: float = 20.0) -> Path:
     write_rows(folder / "train.jsonl", 24)
     write_rows(folder / "dev.jsonl", dev)
     return folder
+
+
+def rollout(method: str) -> list[str]:
+    """The options by which a method whose student writes is quick, and asks for no dev rows; none for the others."""
+    own = METHODS[method].rollout
+    if own is None:
+        return []
+    mixed = ["--rollout.source=mixed", "--rollout.share=0.7", "--rollout.replay=true"]
+    return ["--rollout.max_new_tokens=6", *(mixed if own["source"] == "adaptive" else [])]
 
 
 def tokenizer(entries: int = 300, texts: Sequence[str] | None = None) -> PreTrainedTokenizerFast:

@@ -54,7 +54,7 @@ def recipe(world: Path, output: Path, method: str, *options: str) -> Recipe:
     path = output / "recipe.yaml"
     path.write_text(json.dumps(tree))
     kept = [option for option in options if "teacher" in tree or not option.startswith("--teacher")]
-    return parse("sft" if method == "sft" else "distill", [str(path), *kept])
+    return parse("sft" if method == "sft" else "distill", [str(path), *toy.rollout(method), *kept])
 
 
 def split(size: int, accumulated: int) -> list[str]:

@@ -105,7 +105,7 @@ def test_no_split_of_the_batch_changes_the_weights(world: Path, tmp_path: Path, 
             f"--training.gradient_accumulation_steps={accumulated}",
         ]
         # AdamW divides by the gradient's size: with its usual epsilon the rounding of a zero would become a step.
-        options = ["--training.max_steps=3", "--training.adam_epsilon=1e-4"]
+        options = ["--training.max_steps=3", "--training.adam_epsilon=1e-4", *toy.rollout(method)]
         folder = run(recipe(world, tmp_path / f"{size}", *verb_method, *split, *options))
         state = folder / "last" / "method.safetensors"
         learnt = load_file(state) if state.exists() else {}

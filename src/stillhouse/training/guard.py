@@ -128,7 +128,7 @@ class Guard:
         return found
 
     def _named(self, numbers: list[int]) -> list[str]:
-        return [self.origins[number] for number in numbers]
+        return [self.origins[number] for number in dict.fromkeys(numbers)]  # paired, a sample is there twice
 
 
 def skip(optimizer: Optimizer, bad: Tensor) -> None:

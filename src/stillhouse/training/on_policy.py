@@ -86,7 +86,7 @@ class OnPolicy:
         self.replay = Replay(options.get("capacity", 1))
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._window: _Window | None = None
-        self._counts = dict.fromkeys(("steps", "on_policy", "written", "tokens", "unfinished", "empty", "no_room"), 0)
+        self._counts = dict.fromkeys(("steps", "on_policy", "written", "tokens", "unfinished", "empty"), 0)
         self._shown_at = -1
         longest = options["max_new_tokens"] or max_length
         self._sampling = Sampling(longest, options["temperature"], options["top_p"], options["top_k"])
@@ -108,6 +108,7 @@ class OnPolicy:
         window = self._window
         if window is not None and window.left and len(window.rollouts) == len(samples):
             window.left -= 1
+            self._counts["on_policy"] += 1
             return self._collated(window.rollouts, samples)
         decision = self.deciding.decide(clock.step, clock.progress, full=self.replay.full)
         if not decision.on_policy:
@@ -126,7 +127,7 @@ class OnPolicy:
         return made
 
     def _written(self, samples: list[list[int]], step: int) -> list[list[Rollout]]:
-        """What the student answers to the prompts of every micro-batch; nothing where there is no room."""
+        """What the student answers to the prompts of every micro-batch."""
         flat = [sample for part in samples for sample in part]
         prompts = [self.items.prompt(sample) for sample in flat]
         share = self.options.get("teacher_mix", 0.0)
@@ -149,7 +150,7 @@ class OnPolicy:
         self._show(flat, prompts, responses, step)
         made = [_rollout(*one) for one in zip(flat, prompts, responses, strict=True)]
         places = iter(made)
-        return [[one for _, one in zip(part, places, strict=False) if one.response] for part in samples]
+        return [[next(places) for _ in part] for part in samples]
 
     def _replayed(self, samples: list[list[int]], step: int) -> list[list[Rollout]]:
         """This process's share of a sample of the buffer, as many as it has prompts."""
@@ -160,14 +161,14 @@ class OnPolicy:
         return [[next(drawn) for _ in part] for part in samples]
 
     def _collated(self, rollouts: list[list[Rollout]], samples: list[list[int]]) -> list[Batch]:
-        """A batch of each part; prompts that leave no room for a response are passed over, unless all of a part do."""
+        """A batch of each part; of text that leaves either tokenizer nothing to learn the data set's, if it is all."""
         made: list[Batch] = []
         for part, asked in zip(rollouts, samples, strict=True):
             items = [item for one in part if (item := self.items.item(one, self._text(one))) is not None]
-            if self.deciding.source == "paired":
-                items = [*(self.items.given(sample) for sample in asked), *items]
-            elif not items:
+            if not items:
                 items = [self.items.given(sample) for sample in asked]
+            elif self.deciding.source == "paired":
+                items = [*(self.items.given(item["sample"]) for item in items), *items]
             made.append(_with_notes(self.collate(items), items))
         return made
 
@@ -191,10 +192,11 @@ class OnPolicy:
             for said, batch in zip(predicted, asked, strict=True)
         ]
         joined = torch.cat(worths)
-        own = [float(len(joined)), float(joined.sum()), float(joined.square().sum())]
+        sound = joined[joined.isfinite()]  # a bad number stays one, and stays alone
+        own = [float(len(sound)), float(sound.sum()), float(sound.square().sum())]
         count, total, squares = processes.summed(own)
-        mean = total / count
-        deviation = max(squares / count - mean**2, 0.0) ** 0.5
+        mean = total / max(count, 1.0)
+        deviation = max(squares / max(count, 1.0) - mean**2, 0.0) ** 0.5
         values = [(worth - mean) / max(deviation, 1e-8) for worth in worths]
         for batch, said, value in zip(asked, predicted, values, strict=True):
             batch["sampled"]["advantage"] = value.float()
@@ -206,16 +208,15 @@ class OnPolicy:
         ]  # fmt: skip
 
     def _count(self, responses: Sequence[Response]) -> None:
-        self._counts["written"] += sum(bool(said.ids) for said in responses)
+        self._counts["written"] += len(responses)
         self._counts["tokens"] += sum(len(said.ids) for said in responses)
-        self._counts["unfinished"] += sum(not said.finished for said in responses if said.ids)
-        self._counts["empty"] += sum(not said.text.strip() for said in responses if said.ids)
-        self._counts["no_room"] += sum(not said.ids for said in responses)
+        self._counts["unfinished"] += sum(not said.finished for said in responses)
+        self._counts["empty"] += sum(not said.text.strip() for said in responses)
 
     def gauges(self) -> dict[str, float]:
         """What was written since the last call, over all processes; then start anew."""
         steps, own, *rest = self._counts.values()
-        written, tokens, unfinished, empty, no_room = processes.summed([float(value) for value in rest])
+        written, tokens, unfinished, empty = processes.summed([float(value) for value in rest])
         self._counts = dict.fromkeys(self._counts, 0)
         line = {"on_policy": own / max(steps, 1)}
         if self.deciding.source == "adaptive":
@@ -224,7 +225,7 @@ class OnPolicy:
             line["replay"] = float(len(self.replay))
         if written:
             line |= {"written_tokens": tokens / written, "unfinished": unfinished / written, "empty": empty / written}
-        return line | ({"no_room": no_room} if no_room else {})
+        return line
 
     def _show(self, samples: list[int], prompts: list[list[int]], responses: Sequence[Response], step: int) -> None:
         """Every so many steps the first responses, as a table of JSON lines in the run's folder."""

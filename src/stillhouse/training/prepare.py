@@ -209,7 +209,7 @@ def _distiller(
         check_packing(student, "student")
     teacher = None
     if method.needs_teacher and recipe.teacher is not None:
-        _check_mix(recipe, two)
+        _check_writing(recipe, two, method)
         vocabulary = len(tokenizer if two is None else two.teacher)
         teacher = LiveTeacher(_teacher(recipe, arguments), vocabulary, recipe.teacher.window)
     if two is not None:
@@ -223,8 +223,15 @@ def _distiller(
     return Distiller(student, method, teacher, len(tokenizer), translation)
 
 
-def _check_mix(recipe: Recipe, two: TwoTokenizers | None) -> None:
-    """A teacher that has a share in every token must say the student's tokens, and be whole."""
+def _check_writing(recipe: Recipe, two: TwoTokenizers | None, method: Method) -> None:
+    """A teacher that has a share in every token must say the student's tokens, and be whole.
+
+    What a token is worth that was drawn at one temperature cannot be learnt at another.
+    """
+    drawn = (recipe.rollout or {}).get("temperature")
+    if method.appraises and drawn != method.settings["temperature"]:
+        wrong = f"is {drawn:g}, but {method.name} learns at temperature {method.settings['temperature']:g}"
+        raise Mistake("rollout.temperature", wrong, "make both one")
     assert recipe.teacher is not None
     if not (recipe.rollout or {}).get("teacher_mix", 0.0):
         return
