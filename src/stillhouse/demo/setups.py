@@ -23,6 +23,8 @@ class Student:
         method: that section of its recipe.
         sections: further sections of its recipe.
         runs_of: the set-up whose runs these are; by default its own.
+        begins_at: the student of the set-up whose weights, after training with the same seed, it begins with; by
+            default it has fresh ones.
         full: whether only the full demo trains it.
     """
 
@@ -32,6 +34,7 @@ class Student:
     method: dict[str, Any]
     sections: dict[str, Any] = field(default_factory=dict)
     runs_of: str = ""
+    begins_at: str = ""
     full: bool = False
 
     @property
@@ -94,6 +97,13 @@ def _asking(name: str, label: str, train: str, kd_weight: float, **settings: Any
     return Student(name, label, train, {"name": name, "temperature": 1.0, "kd_weight": kd_weight, **settings})
 
 
+def _own_words(name: str, label: str, train: str, method: str, **rollout: Any) -> Student:
+    """A student of the full demo that goes on from SFT, and learns from what it writes itself to the prompts."""
+    asking = _asking(method, label, train, 1.0)
+    return replace(asking, name=name, sections={"rollout": {**rollout, **_SHORT_ANSWERS}}, begins_at="sft", full=True)
+
+
+_SHORT_ANSWERS = {"max_new_tokens": 32, "show_every": 50}  # the longest answer has some twenty tokens
 _AS_STUDENT = {"projector_learning_rate": 8e-3}  # projectors have no more steps than the student to learn in
 _ALL = (
     Setup(
@@ -106,7 +116,13 @@ _ALL = (
             Student("seqkd", SEQKD, "labelled-answered", {"name": "seqkd"}),
             _asking("forward_kl", "Forward KL", "labelled-answered", 0.5),
             _asking("todi", "ToDi", "labelled-answered", 0.5),
+            _own_words("on_policy_fkl", "On-policy forward KL", "labelled-answered", "forward_kl", source="student"),
+            _own_words("on_policy_rkl", "On-policy reverse KL", "labelled-answered", "reverse_kl", source="student"),
+            _own_words("gkd", "GKD", "labelled-answered", "gkd", source="mixed"),
         ),
+        full_note="The on-policy students and GKD begin where SFT's run of their seed ended, so they have had twice "
+        "the steps; they answer the same prompts themselves and learn the teacher's logits on these answers, GKD at "
+        "half of its steps and else on the teacher's text.",
     ),
     Setup(
         "noisy-labels",
