@@ -112,7 +112,8 @@ def write_recipes(layout: Layout, scale: Scale, chosen: Sequence[Setup], seeds: 
         begun = _begun(setup, student)
         if begun is not None:
             recipe["student"] = {"model": str(layout.run(setup, begun, seed) / "last")}
-        recipe = {**recipe, **teacher, **student.sections, "name": student.run_name(seed)}
+        said = {key: {**recipe.get(key, {}), **section} for key, section in student.sections.items()}
+        recipe = {**recipe, **teacher, **said, "name": student.run_name(seed)}
         recipe["output"] = str(layout.root / setup.name)
         _write(layout.recipe(setup.name, student.name, f"seed{seed}"), recipe)
 
