@@ -16,7 +16,7 @@ import pytest
 
 from stillhouse.training.folder import FINISHED
 from tests import toy
-from tests.kill.trials import FAMILIES, PHASES, Ended, launch, left_by, recipe
+from tests.kill.trials import FAMILIES, PHASES, WRITING, Ended, launch, left_by, recipe
 
 KILLS = int(os.environ.get("STILLHOUSE_KILLS", "20"))
 SEED = int(os.environ.get("STILLHOUSE_KILLS_SEED", "7"))
@@ -51,7 +51,7 @@ def test_an_uninterrupted_run_gives_the_same_twice(world: Path, whole: Callable[
     again = launch(wanted, tmp_path / "said.txt")
     first, left = whole("taid")
     assert left_by(wanted.folder) == left
-    assert set(first.spans) == set(PHASES)
+    assert set(first.spans) == {*PHASES} - {"rollout"}
     assert {phase: len(spans) for phase, spans in again.spans.items()} == {
         phase: len(spans) for phase, spans in first.spans.items()
     }
@@ -66,8 +66,9 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     record_property: Callable[[str, object], None],
 ) -> None:
     draw = random.Random(f"{SEED} {number}")
-    family = list(FAMILIES)[number % len(FAMILIES)]  # 5 and 6 share no factor: every pair comes in 30 trials
     phase = PHASES[number % len(PHASES)]
+    # 6 and 7 share no factor: every pair comes in 42 trials.
+    family = WRITING if phase == "rollout" else list(FAMILIES)[number % len(FAMILIES)]
     record_property("killed", (family, phase))
     usual, left = whole(family)
     wanted = recipe(world, tmp_path, family)
@@ -81,7 +82,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     ended = killed_in(phase, len(usual.spans[phase]))
     assert ended.code == -signal.SIGKILL, ended.output
     if number % 4 == 3 and not (wanted.folder / FINISHED).exists():  # and once more, where it goes on
-        ended = killed_in(draw.choice(PHASES), 1)
+        ended = killed_in(draw.choice([phase for phase in PHASES if phase in usual.spans]), 1)
         assert ended.code in (0, -signal.SIGKILL), ended.output
     if not (wanted.folder / FINISHED).exists():
         ended = launch(wanted, tmp_path / "said.txt")

@@ -23,6 +23,7 @@ from stillhouse.catalogue import METHODS
 from stillhouse.recipe import Recipe, parse
 from stillhouse.training import prepare, processes, run, trainer
 from stillhouse.training.folder import FINISHED, RunFolder
+from stillhouse.training.on_policy import SAMPLES, OnPolicy
 from tests.distributed.ranks import forget_processes
 
 TIMEOUT = 120.0
@@ -30,15 +31,21 @@ Kill = tuple[str, int, float]
 Work = Callable[[], None]
 Say = Callable[[str, str], None]
 
-# What a recipe of the family adds: buffers and parameters of methods, packing, an adapter with dropout, saves between.
+# What a recipe of the family adds: buffers and parameters of methods, packing, an adapter with dropout, saves between,
+# a replay buffer of what the student wrote.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "sft": ("--training.train_sampling_strategy=group_by_length",),
     "todi": ("--method=todi", "--data.packing=true", "--training.save_steps=1"),
     "taid": ("--method=taid", "--training.save_steps=2", "--training.gradient_accumulation_steps=2"),
     "ctkd": ("--method=ctkd", "--evaluation.keep_best=2", "--training.max_steps=7"),  # ends within an epoch
     "forward_kl": ("--method=forward_kl", "--student.lora.r=2", "--student.lora.lora_dropout=0.2"),
-}
-PHASES = ("encoding", "step", "evaluation", "last", "epoch", "finish")
+    "distillm": (
+        "--method=distillm", "--rollout.threshold=0.8", "--rollout.capacity=8", "--rollout.max_new_tokens=5",
+        "--training.save_steps=1",
+    ),
+}  # fmt: skip
+WRITING = "distillm"  # the family whose student writes
+PHASES = ("encoding", "rollout", "step", "evaluation", "last", "epoch", "finish")
 
 
 def recipe(world: Path, output: Path, family: str, *more: str) -> Recipe:
@@ -100,6 +107,7 @@ def phases_told(say: Say) -> Iterator[None]:
     distilling = trainer.DistillationTrainer
     really_written = processes.written_together
     processes.written_together = written
+    around(OnPolicy, "step", "rollout", "rollout")
     around(prepare, "encode_all", "encoding", "encoding")
     around(distilling, "training_step", "step", None)
     around(trainer._Moments, "on_step_end", None, "step")
@@ -215,6 +223,7 @@ def left_by(folder: Path) -> dict[str, Any]:
         "names": sorted(path.name for path in folder.iterdir() if path.name != "train.log"),
         "finished": store.read_json(folder / FINISHED),
         "metrics": [json.dumps(line) for line in timeless if "train_runtime" not in line],
+        "samples": (folder / SAMPLES).read_text() if (folder / SAMPLES).exists() else "",
         "runtimes": sum("train_runtime" in line for line in lines) <= 1,
         **{f"last/{name}": content for name, content in bytes_of_last.items()},
         **{f"{epoch.name}/manifest.json": (epoch / "manifest.json").read_bytes() for epoch in epochs},
