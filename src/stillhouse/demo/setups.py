@@ -127,8 +127,8 @@ _ALL = (
             _going_on("gkd", "GKD", "labelled-answered", "gkd", source="mixed"),
         ),
         full_note="The last four begin where SFT's run of their seed ended, so they have had twice the steps, and "
-        "learn the teacher's logits alone: forward KL after SFT on the same text as the others, the on-policy ones on what "
-        "they answer to the same prompts themselves, GKD on either, half of the steps each.",
+        "learn the teacher's logits alone: forward KL after SFT on the same text as the others, the on-policy ones on "
+        "what they answer to the same prompts themselves, GKD on either, half of the steps each.",
     ),
     Setup(
         "noisy-labels",
