@@ -21,7 +21,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_story_runs_and_runs_again(tmp_path, capfd):
-    for full, students in ((True, 13), (False, 11)):
+    for full, students in ((True, 14), (False, 11)):
         options = DemoOptions(output=str(tmp_path / "demo"), seeds=1, workers=2, full=full)
         report = run(options, TINY)
         page, shown = store.read_text(report), capfd.readouterr()

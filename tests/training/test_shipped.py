@@ -12,7 +12,7 @@ from tests.toy import write_world
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "accelerate")  # those are launchers
-ONE_TOKENIZER = ("todi", "taid")  # papers whose pairs share theirs
+ONE_TOKENIZER = ("todi", "taid", "gkd", "distillm", "distillm2", "minillm")  # papers whose pairs share theirs
 
 
 @pytest.fixture(scope="module")

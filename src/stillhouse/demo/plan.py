@@ -109,7 +109,11 @@ def write_recipes(layout: Layout, scale: Scale, chosen: Sequence[Setup], seeds: 
     for setup, student, seed in cells(chosen, seeds):
         recipe = _recipe(layout, "student", student.train, student.method, seed, scale.student_steps, 32, 8e-3)
         teacher = {"teacher": {"model": str(layout.teacher(setup.teacher))}} if student.needs_teacher else {}
-        recipe = {**recipe, **teacher, **student.sections, "name": student.run_name(seed)}
+        begun = _begun(setup, student)
+        if begun is not None:
+            recipe["student"] = {"model": str(layout.run(setup, begun, seed) / "last")}
+        said = {key: {**recipe.get(key, {}), **section} for key, section in student.sections.items()}
+        recipe = {**recipe, **teacher, **said, "name": student.run_name(seed)}
         recipe["output"] = str(layout.root / setup.name)
         _write(layout.recipe(setup.name, student.name, f"seed{seed}"), recipe)
 
@@ -127,9 +131,20 @@ def tasks(layout: Layout, chosen: Sequence[Setup], seeds: int) -> list[Task]:
         verb = "distill" if student.needs_teacher else "sft"
         recipe = layout.recipe(setup.name, student.name, f"seed{seed}")
         needs = answers & {student.train} | ({setup.teacher} if student.needs_teacher else set())
+        begun = _begun(setup, student)
+        needs |= set() if begun is None else {_task_name(setup, begun, seed)}
         commands = ((verb, str(recipe)), _evaluate(layout, layout.run(setup, student, seed)))
-        planned.append(Task(f"{setup.name}-{student.name}-seed{seed}", commands, tuple(sorted(needs))))
+        planned.append(Task(_task_name(setup, student, seed), commands, tuple(sorted(needs))))
     return planned
+
+
+def _task_name(setup: Setup, student: Student, seed: int) -> str:
+    return f"{student.runs_of or setup.name}-{student.name}-seed{seed}"
+
+
+def _begun(setup: Setup, student: Student) -> Student | None:
+    """The student whose weights `student` begins with."""
+    return setup.student(student.begins_at) if student.begins_at else None
 
 
 def _recipe(

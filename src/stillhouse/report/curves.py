@@ -29,8 +29,8 @@ from stillhouse.report.markup import Markup, visible
 from stillhouse.report.runs import Line
 
 INK = "#3a3f47"
-# Hues of Okabe and Ito, which colour-blind readers can tell apart, at a lightness that stands on white and on black;
-# dashes carry the difference in print.
+# Hues of Okabe and Ito, which colour-blind readers can tell apart, and a brown, at a lightness that stands on white and
+# on black; dashes carry the difference in print.
 STYLES = (
     ("#7d8590", (0, ())),
     ("#d9822b", (0, (5, 1.5))),
@@ -39,6 +39,8 @@ STYLES = (
     ("#c45a9b", (0, (1.5, 1.2))),
     ("#8a63d2", (0, (3, 1.2))),
     ("#b8972c", (0, (8, 2))),
+    ("#c8503c", (0, (4, 1.2, 1.5, 1.2, 1.5, 1.2))),
+    ("#8c6a4f", (0, (2, 2, 8, 2))),
 )
 _COLUMNS = 3
 _MOST_POINTS = 200
