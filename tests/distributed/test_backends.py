@@ -34,6 +34,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy.write_world(tmp_path_factory.mktemp("world"), dev=5)
 
 
+FROM_ROWS = "--rollout.source=dataset"
+
+
 def recipe(world: Path, output: Path, method: str, *options: str) -> Recipe:
     # AdamW divides by the gradient's size: with its usual epsilon the rounding of a zero would become a step.
     training = {"learning_rate": 1e-2, "max_steps": 3, "logging_steps": 1, "adam_epsilon": 1e-4}
@@ -50,7 +53,8 @@ def recipe(world: Path, output: Path, method: str, *options: str) -> Recipe:
     path = output / "recipe.yaml"
     path.write_text(json.dumps(tree))
     kept = [option for option in options if "teacher" in tree or not option.startswith("--teacher")]
-    return parse("sft" if method == "sft" else "distill", [str(path), *toy.rollout(method), *kept])
+    writes = [] if FROM_ROWS in options else toy.rollout(method)
+    return parse("sft" if method == "sft" else "distill", [str(path), *writes, *kept])
 
 
 def soon(method: str) -> dict[str, int]:
