@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 # One thread a process: the workers already fill the cores. A file stays on one worker, with what its fixtures built.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: demo demo-full test test-fast test-kill lint types format
+.PHONY: demo demo-full test test-fast test-all test-kill lint types format
 
 demo: .venv/installed
 	@$(BIN)/stillhouse demo
@@ -21,6 +21,10 @@ test: .venv/installed-dev
 
 test-fast: .venv/installed-dev
 	@$(PYTEST) -m "not slow"
+
+# Every case of the grids of which `make test` takes a sample.
+test-all: .venv/installed-dev
+	@STILLHOUSE_GUARD=all STILLHOUSE_KERNELS=all STILLHOUSE_ORDERS=all STILLHOUSE_PAIRS=all $(PYTEST)
 
 # 200 kills, of which `make test` does 20; each is a test of its own.
 test-kill: .venv/installed-dev

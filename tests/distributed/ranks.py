@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-TIMEOUT = 240.0
+TIMEOUT = 600.0  # a core may have much else to do, and all methods come in one call
 
 
 def on_ranks(work: Callable[[], Any], world: int = 2, *, daemon: bool = True, **environment: str) -> list[Any]:

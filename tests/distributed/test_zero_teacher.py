@@ -23,7 +23,7 @@ from stillhouse.training.rehearsal import rehearse
 from stillhouse.training.trainer import DistillationTrainer
 from tests import toy
 from tests.distributed.ranks import on_ranks
-from tests.distributed.test_backends import AHEAD, DDP, FSDP, WHOLE, Backend, recipe, same, split, zero
+from tests.distributed.test_backends import AHEAD, DDP, FSDP, WHOLE, Backend, quiet_deepspeed, recipe, same, split, zero
 from tests.distributed.test_configurations import environment
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def on(backend: Backend) -> Backend:
 
     def prepare() -> None:
         backend.prepare()
-        warnings.simplefilter("ignore")
+        quiet_deepspeed()
 
     def shows(trainer: DistillationTrainer) -> bool:
         teacher = trainer.distiller.teacher
@@ -95,7 +95,7 @@ def ends_of(work: Callable[[], str]) -> list[str]:
     """The line that each of two processes ends with, DeepSpeed's warnings aside."""
 
     def quietly() -> str:
-        warnings.simplefilter("ignore")
+        quiet_deepspeed()
         try:
             return work()
         except Mistake as mistake:

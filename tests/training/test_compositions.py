@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from stillhouse.training.two_tokenizers import TwoTokenizers
 from tests import toy
 from tests.training.test_run import recipe, weights
 
-WITH_TEACHER = [name for name, entry in METHODS.items() if entry.needs_teacher]
+WITH_TEACHER = [name for name, entry in METHODS.items() if entry.needs_teacher and not entry.one_tokenizer]
 MERGES = ("first", "last", "mean")
 ALIGNMENTS: list[dict[str, Any]] = [
     *({"name": name} for name, entry in ALIGNERS.items() if "merge" not in entry.parameters),
@@ -66,16 +67,21 @@ class World:
             "data": {"train": str(self.folder / "train.jsonl"), "template": "short", "max_length": 96,
                      "max_prompt_length": 64},
             "method": method,
+            **({} if METHODS[method["name"]].rollout is None else {"rollout": {"source": "dataset"}}),
             **axes,
         }  # fmt: skip
         path = self.folder / "recipe.yaml"
         path.write_text(json.dumps(tree))
         return parse("distill", [str(path)])
 
+    @cached_property
+    def tokenizers(self) -> tuple[Any, Any]:
+        """The student's and the teacher's, which every recipe has."""
+        found = tokenizers_of(self.recipe({"name": "todi"}))[0]
+        return found.student, found.teacher
+
     def method(self, of: Recipe) -> tuple[Method, TwoTokenizers]:
-        tokenizers = tokenizers_of(of)[0]
-        assert tokenizers.teacher is not None
-        two = TwoTokenizers.of(of, tokenizers.student, tokenizers.teacher)
+        two = TwoTokenizers.of(of, *self.tokenizers)
         made = build(**of.method)
         two.given_to(made)
         heads = (

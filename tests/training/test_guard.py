@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,14 @@ METHODS_WITH_TEACHER = [name for name in METHODS if METHODS[name].needs_teacher]
 CASES = [
     (name, site) for name in METHODS for site in SITES if name != "sft" and not (name == "seqkd" and site == "teacher")
 ]
+# NaN everywhere, and infinity once for every method, at another site for the next; STILLHOUSE_GUARD=all: everywhere.
+ALL = os.environ.get("STILLHOUSE_GUARD") == "all"
+BAD = [(*case, float("nan")) for case in CASES]
+BAD += [
+    pytest.param(*case, float("inf"), marks=pytest.mark.slow)
+    for case in CASES
+    if ALL or list(SITES).index(case[1]) == list(METHODS).index(case[0]) % len(SITES)
+]
 
 
 def of(method: str) -> list[str]:
@@ -139,8 +148,7 @@ def of(method: str) -> list[str]:
     return [f"--method={method}", *([] if METHODS[method].needs_teacher else ["--teacher=null"]), *toy.rollout(method)]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("method", "site"), CASES)
+@pytest.mark.parametrize(("method", "site", "bad"), BAD)
 def test_a_bad_number_never_reaches_the_weights(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, site: str, bad: float
 ) -> None:

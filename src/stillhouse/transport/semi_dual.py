@@ -71,12 +71,15 @@ def ascend(
 def climbing(network: Potential, rows: Tensor) -> Tensor:
     """The potential [M], where a step down the gradient of a loss moves the network's weights up.
 
-    The rows' gradient is as it was: only that by the weights is reversed, so that one optimizer takes both sides of a
-    semi-dual.
+    The rows' gradient is as it was, being turned twice: only that by the weights is reversed, so that one optimizer
+    takes both sides of a semi-dual. The network runs as a module, so that weights in shards are gathered for it.
     """
-    # 2 w - w is w to the last digit, and its slope by the second is -1.
-    turned = {name: 2.0 * weight.detach() - weight for name, weight in network.named_parameters()}
-    return functional_call(network, turned, (rows,))
+    return _turned(network(_turned(rows)))
+
+
+def _turned(rows: Tensor) -> Tensor:
+    """`rows` to the last digit, with the opposite gradient."""
+    return 2.0 * rows.detach() - rows
 
 
 def held(network: Potential, rows: Tensor) -> Tensor:

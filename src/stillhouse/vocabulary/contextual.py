@@ -137,7 +137,7 @@ def _no_ends(maps: ContextualMap) -> list[NDArray[np.bool_]]:
     return [np.zeros((1, len(side.numeric)), dtype=bool) for side in (maps.source, maps.target)]
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _match(
     sources: Any, targets: Any, taken: Any, u_codes: Any, u_starts: Any, u_numeric: Any, v_codes: Any, v_starts: Any,
     v_numeric: Any, u_free: Any, v_free: Any, threshold: Any, found: Any,
@@ -170,7 +170,7 @@ def _match(
                     found[row, k] = v
 
 
-@njit(nogil=True)
+@njit(cache=True, nogil=True)
 def _equal(a: Any, b: Any) -> Any:
     same = len(a) == len(b)
     for i in range(len(a) if same else 0):
@@ -178,7 +178,7 @@ def _equal(a: Any, b: Any) -> Any:
     return same
 
 
-@njit(nogil=True)
+@njit(cache=True, nogil=True)
 def _distance(a: Any, b: Any, room: Any) -> Any:
     """Levenshtein's, row by row: tokens are short."""
     row = room[: len(b) + 1] if len(b) < len(room) else np.empty(len(b) + 1, dtype=np.int64)
