@@ -65,7 +65,7 @@ class Steps:
         self.prompts = [self.on_policy.items.prompt(sample) for sample in self.samples]
         self.sampling = Sampling(args.new_tokens)
         rollouts = self.on_policy._written([self.samples], 0)[0]
-        self.texts: Any = [self.on_policy.items.item(one, self.on_policy._text(one)) for one in rollouts]
+        self.texts: Any = [self.on_policy.items.item(one) for one in rollouts]
         self.tokens = sum(len(one.response) for one in rollouts)
 
     def generate(self) -> None:

@@ -40,7 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the caches of this run."""
+    """Remove the caches of this run, and give the collector everything back, or compiled bindings call it leaked."""
+    gc.unfreeze()
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 

@@ -71,7 +71,7 @@ def test_the_threshold_rises_with_the_dev_loss_and_never_falls():
     deciding.evaluated(float("nan"))
     assert deciding.reference == 2.22
     for _ in range(20):
-        deciding.evaluated(deciding.reference + 1.0)  # pyright: ignore[reportOperatorIssue]
+        deciding.evaluated((deciding.reference or 0.0) + 1.0)
     assert deciding.threshold == 1.0
 
 
