@@ -195,10 +195,10 @@ def test_a_sample_with_a_bad_number_is_named_alone(broken_token: Path, tmp_path:
     options += [f"--training.per_device_train_batch_size={batch}", "--training.gradient_accumulation_steps=2"]
     if "dataset" in (METHODS[method].sources or ["dataset"]):
         options += ["--rollout.source=dataset"]
+    elif method == "minillm":  # else it would draw from what is broken, draw the broken token, and learn it four times
+        options += ["--rollout.reuse=1", "--rollout.teacher_mix=0", "--rollout.max_new_tokens=2"]
     else:  # the likeliest token is never the broken one
         options += ["--rollout.max_new_tokens=6", "--rollout.top_k=1"]
-    if method == "minillm":  # which else would draw from what is broken, and learn from it four times
-        options += ["--rollout.reuse=1", "--rollout.teacher_mix=0"]
     folder = run(recipe(broken_token, tmp_path, f"--method={method}", *options, "--training.num_train_epochs=1"))
     (line,) = [line for line in (folder / "train.log").read_text().splitlines() if " skipped: " in line]
     assert line.endswith(f"samples {broken_token / 'odd.jsonl'}:11")
