@@ -43,6 +43,16 @@ def write_world(folder: Path, dev: int = 4, *, sharp: float = 20.0) -> Path:
     return folder
 
 
+def write_untied(folder: Path) -> Path:
+    """To a world of `write_world` the teacher `untied`: as `large`, but with a head of its own."""
+    model = LlamaForCausalLM.from_pretrained(folder / "large")
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(1.5 * model.lm_head.weight.detach())
+    model.save_pretrained(folder / "untied")
+    tokenizer().save_pretrained(folder / "untied")
+    return folder
+
+
 def rollout(method: str) -> list[str]:
     """The options by which a method whose student writes is quick, and asks for no dev rows; none for the others."""
     own = METHODS[method].rollout

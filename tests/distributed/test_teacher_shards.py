@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from torch.distributed.tensor import DTensor
 
 from stillhouse.head import Head
 from stillhouse.mistakes import Mistake
-from stillhouse.models import backbone, load_causal_lm
+from stillhouse.models import backbone
 from stillhouse.training import run
 from stillhouse.training.trainer import DistillationTrainer
 from tests import toy
@@ -22,13 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student, a teacher whose head is tied to its embeddings, one whose head is not, and rows."""
-    folder = toy.write_world(tmp_path_factory.mktemp("shards"))
-    model = load_causal_lm(str(folder / "large"))
-    model.config.tie_word_embeddings = False
-    model.lm_head.weight = torch.nn.Parameter(1.5 * model.lm_head.weight.detach())
-    model.save_pretrained(folder / "untied")
-    toy.tokenizer().save_pretrained(folder / "untied")
-    return folder
+    return toy.write_untied(toy.write_world(tmp_path_factory.mktemp("shards")))
 
 
 def is_cut(trainer: DistillationTrainer) -> bool:

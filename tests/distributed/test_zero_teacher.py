@@ -33,13 +33,7 @@ NEEDS_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="dee
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student, a teacher whose head is tied to its embeddings, one whose head is not, and rows."""
-    folder = toy.write_world(tmp_path_factory.mktemp("zero"))
-    model = load_causal_lm(str(folder / "large"))
-    model.config.tie_word_embeddings = False
-    model.lm_head.weight = torch.nn.Parameter(1.5 * model.lm_head.weight.detach())
-    model.save_pretrained(folder / "untied")
-    toy.tokenizer().save_pretrained(folder / "untied")
-    return folder
+    return toy.write_untied(toy.write_world(tmp_path_factory.mktemp("zero")))
 
 
 def is_cut(model: PreTrainedModel) -> bool:

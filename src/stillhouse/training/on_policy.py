@@ -206,17 +206,19 @@ class OnPolicy:
 
     def gauges(self) -> dict[str, float]:
         """What was written since the last call, over all processes; then start anew."""
-        steps, own, *rest = self._counts.values()
-        written, tokens, unfinished, empty, unreadable = processes.summed([float(value) for value in rest])
+        counts = dict(
+            zip(self._counts, processes.summed([float(value) for value in self._counts.values()]), strict=True)
+        )
         self._counts = dict.fromkeys(self._counts, 0)
-        line = {"on_policy": own / max(steps, 1)}
+        line = {"on_policy": counts["on_policy"] / max(counts["steps"], 1.0)}
         if self.deciding.source == "adaptive":
             line["threshold"] = self.deciding.threshold
         if self.deciding.remembers:
             line["replay"] = float(len(self.replay))
-        if written:
-            line |= {"written_tokens": tokens / written, "unfinished": unfinished / written, "empty": empty / written}
-        return line | ({"unreadable": unreadable} if unreadable else {})
+        if written := counts["written"]:
+            line["written_tokens"] = counts["tokens"] / written
+            line |= {name: counts[name] / written for name in ("unfinished", "empty")}
+        return line | ({"unreadable": counts["unreadable"]} if counts["unreadable"] else {})
 
     def _show(self, samples: list[int], prompts: list[list[int]], responses: Sequence[Response], step: int) -> None:
         """Every so many steps the first responses, as a table of JSON lines in the run's folder."""
