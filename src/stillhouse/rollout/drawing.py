@@ -50,8 +50,8 @@ class Drawing(LogitsProcessor):
                 self._cut.append(TopKLogitsWarper(sampling.top_k))
             if sampling.top_p < 1.0:
                 self._cut.append(TopPLogitsWarper(sampling.top_p))
-        self._log_probability: list[Tensor] = []
-        self._importance: list[Tensor] = []
+        self._rows = torch.arange(len(seeds))
+        self._noted: list[tuple[Tensor, Tensor, Tensor]] = []  # of every step: rows, their log q, their importance
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """One token for every row: `scores` [B, V] with -inf everywhere else."""
@@ -64,8 +64,8 @@ class Drawing(LogitsProcessor):
             drawn_from = (1.0 - self.share) * own + self.share * theirs.softmax(-1)
         token = drawn_from.argmax(-1) if self.sampling.greedy else self._drawn(drawn_from)  # [B]
         at = token.unsqueeze(-1)
-        self._log_probability.append(logs.gather(-1, at).squeeze(-1))
-        self._importance.append((own.gather(-1, at) / drawn_from.gather(-1, at)).squeeze(-1))
+        importance = own.gather(-1, at) / drawn_from.gather(-1, at)
+        self._noted.append((self._rows, logs.gather(-1, at).squeeze(-1), importance.squeeze(-1)))
         return torch.full_like(scores, -torch.inf).scatter(-1, at, 0.0)
 
     def _drawn(self, probabilities: Tensor) -> Tensor:
@@ -77,9 +77,19 @@ class Drawing(LogitsProcessor):
         # Rounding may put a place at the very end, behind the last token that has any probability.
         return torch.where(token < probabilities.shape[-1], token, probabilities.argmax(-1))
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these of the rows, by their places among those that there are."""
+        places = rows.tolist()
+        self._streams = [self._streams[place] for place in places]
+        self._rows = self._rows[places]
+
     def notes(self) -> tuple[Tensor, Tensor]:
         """log q of every token drawn, and the importance of each: [B, steps]; meaningless behind a row's end."""
-        return torch.stack(self._log_probability, -1).cpu(), torch.stack(self._importance, -1).cpu()
+        every = len(self._noted[0][0]) if self._noted else 0
+        logs, importance = (torch.zeros(every, len(self._noted)) for _ in range(2))
+        for step, (rows, log, worth) in enumerate(self._noted):
+            logs[rows, step], importance[rows, step] = log.cpu(), worth.cpu()
+        return logs, importance
 
 
 class Beside:

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.adapters import bare
 from stillhouse.mistakes import Mistake
 from stillhouse.models import longest_input
 from stillhouse.progress import track
+from stillhouse.rollout.decoding import write
 from stillhouse.rollout.drawing import Beside, Drawing, Seed
 from stillhouse.rollout.sampling import Sampling
 
@@ -104,11 +105,13 @@ def respond(
     with _undisturbed(model):
         batches = plan_batches([len(prompt) for prompt in prompts], budgets, batch_size)
         for batch in batches if description is None else track(batches, description, total=len(batches)):
-            config = GenerationConfig(max_new_tokens=budgets[batch[0]], **settings)
             input_ids, mask = _padded([prompts[index] for index in batch], settings["pad_token_id"])
             reader = None if beside is None else Beside(beside, mask)
             drawing = Drawing(sampling, [seeds[index] for index in batch], reader, share)
-            written = _write(model, input_ids, mask, config, drawing)
+            budget = budgets[batch[0]]
+            written = write(
+                model, input_ids, mask, budget=budget, settings=settings, stop_ids=stop_ids, drawing=drawing
+            )
             notes = zip(*(note.tolist() for note in drawing.notes()), strict=True)
             for index, ids, noted in zip(batch, written, notes, strict=True):
                 responses[index] = _response(tokenizer, ids, stop_ids, noted, clipped=responses[index].clipped)
@@ -197,18 +200,6 @@ def _padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]
         input_ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     return input_ids, mask
-
-
-def _write(model: Any, input_ids: Tensor, mask: Tensor, config: GenerationConfig, drawing: Drawing) -> list[list[int]]:
-    """The tokens written after each prompt, with whatever fills a row up after its end."""
-    output = model.generate(
-        input_ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=config,
-        logits_processor=LogitsProcessorList([drawing]),
-    )
-    assert isinstance(output, Tensor)
-    return output[:, input_ids.shape[1] :].tolist()  # [B, at most max_new_tokens]
 
 
 def _response(
