@@ -231,6 +231,16 @@ def test_top_k_in_bf16_is_as_near_as_plain_bf16_and_in_fp32(scale: float, autoca
     assert (values.detach().double() - truth.detach()).abs().max() > 1e-5  # in bf16 indeed
 
 
+@pytest.mark.usefixtures("way_back")
+def test_the_heads_gradient_by_top_k_grows_past_what_bf16_can_count_to() -> None:
+    """A sum of ones in bf16 stays at 256."""
+    side = predictions(1, 600, 4, 13, torch.bfloat16)
+    side = replace(side, hidden=torch.ones_like(side.hidden).requires_grad_())
+    values, ids = side.top_k(1, Blocks(rows=1, elements=1))
+    values.sum().backward()
+    assert (ids == ids[0]).all() and gradients(side)[1][ids[0, 0]].tolist() == [600.0] * 4
+
+
 @every_operation
 def test_fp32_is_within_a_millionth_of_fp64(name: str) -> None:
     side = predictions(1, 32, 16, 101, torch.float32)

@@ -113,7 +113,6 @@ class _TopK(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         found = survey(hidden, plan.head(weight, bias), k, entropies=False, blocks=plan.blocks)
         _keep(ctx, plan, found.ids, found.values, (hidden, weight, bias))
-        ctx.mark_non_differentiable(found.ids)
         return found.values, found.ids
 
     @staticmethod
