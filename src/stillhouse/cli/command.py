@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from stillhouse import __version__
-from stillhouse.cli import demo, distill, evaluate, export, generate, inspect, methods, report, sft, vocab_map
+from stillhouse.cli import demo, distill, evaluate, export, generate, inspect, methods, report, sft, suite, vocab_map
 from stillhouse.cli.help import of_command, of_verb
 from stillhouse.mistakes import LONGEST_LINE, Mistake, shorten, unknown_name
 
@@ -25,6 +25,7 @@ VERBS: dict[str, ModuleType] = {
     "vocab-map": vocab_map,
     "inspect": inspect,
     "report": report,
+    "suite": suite,
     "methods": methods,
     "demo": demo,
 }

@@ -24,7 +24,9 @@ def rows_of(source: Source, limit: int | None) -> tuple[list[Row], int]:
         if not source.on_the_hub:
             raise
         mend = f"put its test.jsonl into a folder '{known.folders[0]}' below --data_folder"
-        raise Mistake(source.name, f"is not in --data_folder, and {known.hub} cannot be had from the Hub", mend) from mistake
+        raise Mistake(
+            source.name, f"is not in --data_folder, and {known.hub} cannot be had from the Hub", mend
+        ) from mistake
     if source.on_the_hub and known.asks:
         rows = [_asked(row, known) for row in rows]
     long_enough = [row for row in rows if len(read(row).references[0].split()) >= known.least_words]

@@ -14,6 +14,7 @@ from stillhouse.recipe.options import (
 )
 from stillhouse.recipe.parse import OPTIONS, parse
 from stillhouse.recipe.schema import Data, Evaluation, Recipe, Student, Teacher
+from stillhouse.recipe.suite import SuiteOptions
 
 __all__ = [
     "OPTIONS",
@@ -28,6 +29,7 @@ __all__ = [
     "Recipe",
     "ReportOptions",
     "Student",
+    "SuiteOptions",
     "Teacher",
     "VocabMapOptions",
     "check",

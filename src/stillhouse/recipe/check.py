@@ -12,6 +12,7 @@ from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weigh
 from stillhouse.recipe.evaluating import EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import ExportOptions, GenerateOptions, ReportOptions, VocabMapOptions
+from stillhouse.recipe.runs import FINISHED
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section
 
@@ -48,10 +49,10 @@ def _check(options: Section) -> None:
         if Path(options.out).exists() and not options.overwrite:
             raise Mistake("out", f"'{options.out}' is there already", "give another --out, or --overwrite=true")
     elif isinstance(options, EvaluateOptions):
-        _check_model("model", options.model)
         for source in options.sources:
             if not source.on_the_hub:
                 _check_rows("data", source.rows, options.limit, answered=True, split="test")
+        _check_model("model", options.model)  # last: a suite asks this before its models are there
     elif isinstance(options, VocabMapOptions):
         _check_folder("teacher", options.teacher)
         _check_folder("student", options.student)
@@ -66,7 +67,7 @@ def _check(options: Section) -> None:
 
 
 def _check_recipe(recipe: Recipe) -> None:
-    if (recipe.folder / "finished.json").exists() and not recipe.overwrite:
+    if (recipe.folder / FINISHED).exists() and not recipe.overwrite:
         mend = "give another --name, or --overwrite=true to replace it"
         raise Mistake(str(recipe.folder), "holds a finished run", mend)
     student = recipe.student

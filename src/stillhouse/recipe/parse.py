@@ -23,6 +23,7 @@ from stillhouse.recipe.options import (
 )
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section, Text, section_in, shown, types_of
+from stillhouse.recipe.suite import SuiteOptions
 
 OPTIONS: dict[str, type[Section]] = {
     "sft": Recipe,
@@ -33,6 +34,7 @@ OPTIONS: dict[str, type[Section]] = {
     "vocab-map": VocabMapOptions,
     "inspect": InspectOptions,
     "report": ReportOptions,
+    "suite": SuiteOptions,
     "methods": MethodsOptions,
     "demo": DemoOptions,
 }
