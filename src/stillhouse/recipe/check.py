@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
-from stillhouse.recipe.evaluating import EvaluateOptions
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import ExportOptions, GenerateOptions, ReportOptions, VocabMapOptions
 from stillhouse.recipe.schema import Recipe
@@ -51,6 +53,12 @@ def _check(options: Section) -> None:
         _check_model("model", options.model)
         for source in options.data:
             _check_rows("data", source, options.limit, answered=True, split="test")
+    elif isinstance(options, AgreementOptions):
+        _check_model("model", options.model)
+        _check_model("teacher", options.teacher)
+        _check_map(options.vocabulary)
+        for source in options.data:
+            _check_rows("data", source, options.limit, answered=True, split="test")
     elif isinstance(options, VocabMapOptions):
         _check_folder("teacher", options.teacher)
         _check_folder("student", options.student)
@@ -75,9 +83,7 @@ def _check_recipe(recipe: Recipe) -> None:
         _check_folder("student.tokenizer", student.tokenizer)
     if recipe.teacher is not None:
         _check_model("teacher.model", recipe.teacher.model)
-    if recipe.vocabulary is not None and not Path(recipe.vocabulary.get("path", ".")).exists():
-        path = Path(recipe.vocabulary["path"])
-        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
+    _check_map(recipe.vocabulary)
     if recipe.method.get("projectors", "none") != "none":
         method_weights(recipe.method["projectors"], "method.projectors")
     data = recipe.data
@@ -90,11 +96,17 @@ def _check_inspected(options: InspectOptions) -> None:
     for key, name in (("student", options.student), ("teacher", options.teacher)):
         if name is not None:
             _check_folder(key, name)
-    path = Path((options.vocabulary or {}).get("path", "."))
-    if options.teacher is not None and not path.exists():
-        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
+    if options.teacher is not None:
+        _check_map(options.vocabulary)
     if options.data is not None:
         _check_rows("data", options.data, options.limit, answered=True, split=options.split)
+
+
+def _check_map(vocabulary: Mapping[str, Any] | None) -> None:
+    """A map that a file holds."""
+    path = Path((vocabulary or {}).get("path", "."))
+    if not path.exists():
+        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
 
 
 def check_adapter(recipe: Recipe) -> None:
