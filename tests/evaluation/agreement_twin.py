@@ -57,12 +57,12 @@ def entropy(p: Tensor) -> float:
 
 def merged(p: Tensor, ids: np.ndarray, size: int, many: str) -> Tensor:
     """[size] the probability of the teacher tokens that go to each student token; all, or that of the first alone."""
-    moved, taken = torch.zeros(size, dtype=torch.float64), set()
-    for teacher, student in enumerate(ids[: len(p)].tolist()):
+    moved, taken = [0.0] * size, set()
+    for student, probability in zip(ids[: len(p)].tolist(), p.tolist(), strict=True):
         if 0 <= student < size and not (many == "first" and student in taken):
-            moved[student] += p[teacher]
+            moved[student] += probability
             taken.add(student)
-    return moved
+    return torch.tensor(moved, dtype=torch.float64)
 
 
 @torch.no_grad()
@@ -180,7 +180,7 @@ def figures(twin: Twin, k: int, bins: int) -> dict[str, float]:
     return found
 
 
-def flat(entry: dict[str, Any]) -> dict[str, float]:
+def flat(entry: dict[str, Any]) -> dict[str, Any]:
     """An entry of agreement.json by the same names, without what the twin does not know."""
     found = {name: value for name, value in entry.items() if isinstance(value, int | float) and name != "examples"}
     for who in ("student", "teacher"):
