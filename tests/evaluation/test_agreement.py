@@ -121,8 +121,9 @@ def test_neither_batches_nor_blocks_matter(world: Path, teacher: str, dtype: tor
     assert entries[0] == pytest.approx(entries[1], rel=tight, abs=10 * tight)
 
 
-def test_a_model_agrees_with_itself(world: Path) -> None:
-    case = Case(options(world, "student"), torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_agrees_with_itself(world: Path, dtype: torch.dtype) -> None:
+    case = Case(options(world, "student"), dtype)
     entry = entry_of(case.lines(), 15)
     for name in ("forward_kl", "reverse_kl", "jsd", "tvd"):
         assert entry[name] == pytest.approx(0, abs=1e-6)
@@ -235,11 +236,12 @@ def test_the_command_leaves_everything_and_does_nothing_twice(
     assert all(len(measure.per_item[0]) == 7 for measure in measures)
     assert (out / "reliability.png").read_bytes()[:4] == b"\x89PNG"
 
-    weights = world / "student" / "model.safetensors"
     stamp = (out / "rows" / "predictions.jsonl").stat().st_mtime_ns
-    assert cli.main(command(world, tmp_path, "--batch_size=2", teacher="foreign")) == 0
-    assert (out / "rows" / "predictions.jsonl").stat().st_mtime_ns == stamp and weights.is_file()
-    assert store.read_json(out / "agreement.json") == made
+    (tmp_path / "same").symlink_to(world / "foreign", target_is_directory=True)
+    again = command(world, tmp_path, "--batch_size=2")
+    assert cli.main([word if "teacher=" not in word else f"--teacher={tmp_path / 'same'}" for word in again]) == 0
+    assert (out / "rows" / "predictions.jsonl").stat().st_mtime_ns == stamp
+    assert store.read_json(out / "agreement.json") == {**made, "teacher": str(tmp_path / "same")}
     capsys.readouterr()
     assert cli.main(command(world, tmp_path, "--temperature=2", teacher="foreign")) == 2
     assert "was made with temperature=1.0, now 2.0; give another --out" in capsys.readouterr().err
@@ -283,6 +285,18 @@ def test_a_map_that_reaches_nothing_is_refused(world: Path) -> None:
     nothing = replace(pair, map=pair.map * 0 - 1)
     with pytest.raises(Mistake, match=r"vocabulary: sends no teacher token"):
         _ = nothing.width
+
+
+def test_texts_are_equal_where_tokens_say_the_same_or_end_a_text(world: Path) -> None:
+    pair = Pair.of(options(world, "foreign"))
+    vocabularies = pair.student.get_vocab(), pair.teacher.get_vocab()
+    ours, theirs = pair.texts
+    assert ours[vocabularies[0]["<eos>"]] == theirs[vocabularies[1]["<eos>"]]
+    assert ours[vocabularies[0]["<pad>"]] != theirs[vocabularies[1]["<pad>"]]
+    for token in ("a", "\u0120", "\u00c3"):
+        assert ours[vocabularies[0][token]] == theirs[vocabularies[1][token]]
+    shared = set(vocabularies[0]) & set(vocabularies[1]) - {"<pad>"}
+    assert int((ours[:, None] == theirs[None, :]).sum()) == len(shared) < len(ours)
 
 
 def test_the_picture_shows_the_bins_that_hold_something(world: Path) -> None:

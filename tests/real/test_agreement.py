@@ -16,7 +16,6 @@ from stillhouse.recipe import AgreementOptions
 from tests.evaluation import agreement_twin as dense
 from tests.evaluation.test_agreement import Case
 
-
 pytestmark = pytest.mark.slow
 
 
@@ -56,6 +55,8 @@ def test_figures_between_real_tokenizers_are_those_of_whole_softmaxes(shared: Pa
     found = dense.flat(entry_of(lines, 15))
     assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=1e-8, abs=1e-8)
     assert 0 < wanted["unreached student"] < 100 and wanted["compared"] >= 40
+    in_fp32 = dense.flat(entry_of(Case(asked, torch.float32).lines(4), 15))
+    assert {key: in_fp32[key] for key in wanted} == pytest.approx(wanted, rel=1e-4, abs=1e-4)
     sizes = [
         len(row.fields.get("output", row.fields.get("completion")).encode()) + 1 for row in read_rows(asked.data[0])
     ]
