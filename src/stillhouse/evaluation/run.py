@@ -143,12 +143,9 @@ def _questions(
     template = build(options.template, tokenizer)
     questions = {}
     for source in options.sources:
-        rows, short = rows_of(source, options.limit)
-        if source.on_the_hub:
-            say(f"{source.name}: not in {options.data_folder}, taken from the Hub: {source.rows}")
-        if short:
-            least = source.known.least_words if source.known else 0
-            say(f"{source.name}: {short} rows with a reference of fewer than {least} words left out")
+        rows, remarks = rows_of(source, options.limit)
+        for remark_on_rows in remarks:
+            say(remark_on_rows)
         questions[source.name] = Questions.of(rows, template, tokenizer, limits)
     return questions
 

@@ -2,7 +2,7 @@
 
 from stillhouse.recipe.check import check
 from stillhouse.recipe.document import dump
-from stillhouse.recipe.evaluating import EvaluateOptions
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import (
     DemoOptions,
@@ -18,6 +18,7 @@ from stillhouse.recipe.suite import SuiteOptions
 
 __all__ = [
     "OPTIONS",
+    "AgreementOptions",
     "Data",
     "DemoOptions",
     "EvaluateOptions",

@@ -29,6 +29,7 @@ from stillhouse.methods import Method
 from stillhouse.methods import build as build_method
 from stillhouse.mistakes import Mistake
 from stillhouse.models import head_without_weights, last_hidden, load_causal_lm
+from stillhouse.paired import PairedCollator, PairedDataset
 from stillhouse.recipe import Recipe
 from stillhouse.rollout import end_of_turn
 from stillhouse.teacher import LiveTeacher, elements, shard, shard_by_zero
@@ -40,7 +41,6 @@ from stillhouse.training.guard import Guard
 from stillhouse.training.log import Progress, RunLog, logger
 from stillhouse.training.on_policy import OnPolicy
 from stillhouse.training.packing import check_packing
-from stillhouse.training.paired import PairedCollator, PairedDataset
 from stillhouse.training.preflight import Tokenizers
 from stillhouse.training.rewriting import OwnTokens
 from stillhouse.training.teacher_rows import written_by_teacher
