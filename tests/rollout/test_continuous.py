@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from stillhouse.mistakes import Mistake
-from stillhouse.rollout import Response, Sampling, respond
+from stillhouse.rollout import Sampling, respond
 from stillhouse.rollout.continuous import Continuous
-from tests.rollout.small import character_tokenizer, some_prompts, tiny_gpt2, tiny_llama
+from tests.rollout.small import character_tokenizer, same, some_prompts, tiny_gpt2, tiny_llama
 
 MANNERS = [
     Sampling(12, temperature=0),
@@ -21,17 +21,7 @@ MANNERS = [
 ]
 
 
-def same(found: list[Response], expected: list[Response]) -> None:
-    assert [one.ids for one in found] == [one.ids for one in expected]
-    for one, other in zip(found, expected, strict=True):
-        assert (one.text, one.finished, one.clipped) == (other.text, other.finished, other.clipped)
-        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
-        assert one.importance == pytest.approx(other.importance, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("make", "sampling"), [*((tiny_llama, manner) for manner in MANNERS), (tiny_gpt2, MANNERS[1])]
-)
+@pytest.mark.parametrize(("make", "sampling"), [*((tiny_llama, manner) for manner in MANNERS), (tiny_gpt2, MANNERS[1])])
 def test_it_writes_what_batches_write(make, sampling):
     """Prompts of all lengths, some with little room, a vocabulary wider than the tokenizer's, several ends."""
     model, tokenizer = make(vocab_size=400), character_tokenizer()
@@ -81,7 +71,9 @@ def test_the_model_and_the_random_state_are_left_as_they_were(attention, caplog,
 def test_what_cannot_be_batched_so_is_said(caplog):
     model = tiny_gpt2()
     model.config._attn_implementation = "flex_attention"
-    with pytest.raises(Mistake, match=r"engine: continuous: GPT2LMHeadModel cannot be batched so: .*write engine: batches"):
+    with pytest.raises(
+        Mistake, match=r"engine: continuous: GPT2LMHeadModel cannot be batched so: .*write engine: batches"
+    ):
         respond(Continuous(model, 2), character_tokenizer(), [[1]], Sampling(4), seed=1)
     model = tiny_gpt2()
     model.transformer.h[0].mlp.register_forward_hook(fail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from stillhouse.training.on_policy import OnPolicy
 from stillhouse.training.rewriting import UNREADABLE
 from stillhouse.training.trainer import DistillationTrainer
 from tests import toy
+from tests.rollout.serving import served
 from tests.rollout.small import END, save_model
 from tests.training.test_run import Killed, metrics, weights
 
@@ -379,9 +381,70 @@ def test_what_does_not_go_together_is_said(world: Path, tmp_path: Path, more: li
         train(world, tmp_path, "reverse_kl", None, *more)
 
 
+@pytest.mark.parametrize("engine", ["continuous", "server"])
+def test_another_engine_writes_with_the_weights_of_its_step(world: Path, tmp_path: Path, engine: str):
+    """What batches write in each of three steps, so the same weights; a server is given new ones before each."""
+    rollout: dict[str, Any] = {"source": "student", "max_new_tokens": 6, "show_every": 1}
+    rollout |= {"temperature": 0.0} if engine == "server" else {}
+    told = ["reverse_kl", rollout, *split(4, 2), "--training.max_steps=3"]
+    expected = train(world, tmp_path / "own", *told)
+    with served(world / "small") as serving:
+        more = {"server": f"--rollout.server={serving.address}", "continuous": "--rollout.engine=continuous"}[engine]
+        found = train(world, tmp_path / engine, *told, more)
+        taken = [path for path, _ in serving.asked if path == "/collective_rpc"]
+    assert len(taken) == (3 if engine == "server" else 0)
+    assert (found / "samples.jsonl").read_text() == (expected / "samples.jsonl").read_text()
+    for name, value in weights(expected / "last").items():
+        torch.testing.assert_close(weights(found / "last")[name], value, rtol=0, atol=2e-4)
+    assert not (found / "served").exists()
+
+
+ENGINES = {
+    "no address": (["--rollout.server=localhost"], "rollout.server: 'localhost' is no address of a server"),
+    "two engines": (["--rollout.server=http://a:1", "--rollout.engine=continuous"], "rollout.engine: is of a model in"),
+    "server and teacher": (
+        ["--rollout.server=http://a:1", "--rollout.teacher_mix=0.2"],
+        "rollout.teacher_mix: needs b",
+    ),
+    "continuous and teacher": (
+        ["--rollout.engine=continuous", "--rollout.teacher_mix=0.2"],
+        "rollout.teacher_mix: reads along with batches alone",
+    ),
+    "adapter": (["--rollout.server=http://a:1", "--student.lora.r=2"], "student.lora: has weights that a server"),
+    "nobody": (["--rollout.server=http://127.0.0.1:9"], "server: http://127.0.0.1:9: does not answer"),
+}
+
+
+@pytest.mark.parametrize("case", ENGINES)
+def test_what_an_engine_cannot_do_is_said(world: Path, tmp_path: Path, case: str):
+    more, said = ENGINES[case]
+    with pytest.raises(Mistake, match=re.escape(said)):
+        train(world, tmp_path, "reverse_kl", {"source": "student"}, *more)
+
+
+def test_the_teachers_server_answers_once(world: Path, tmp_path: Path):
+    rollout = {"source": "teacher", "max_new_tokens": 6, "temperature": 0.0}
+    expected = train(world, tmp_path / "own", "reverse_kl", rollout, "--training.max_steps=1")
+    with served(world / "large") as serving:
+        at = f"--rollout.server={serving.address}"
+        found = train(world, tmp_path / "served", "reverse_kl", rollout, "--training.max_steps=1", at)
+        serving.root = str(world / "small")
+        with pytest.raises(Mistake, match="small', which is not"):
+            train(world, tmp_path / "other", "reverse_kl", rollout, "--training.max_steps=1", at)
+    assert (found / "teacher.jsonl").read_text() == (expected / "teacher.jsonl").read_text()
+
+
+def test_minillm_learns_from_a_server_at_temperature_one(world: Path, tmp_path: Path):
+    both = ["--rollout.teacher_mix=0", "--rollout.temperature=0.7", "--method.temperature=0.7"]
+    with pytest.raises(Mistake, match=r"rollout\.temperature: must be 1: a server notes"):
+        train(world, tmp_path, "minillm", None, *both, "--rollout.server=http://127.0.0.1:9")
+
+
 def test_minillm_writes_and_learns_at_one_temperature(world: Path, tmp_path: Path):
     with pytest.raises(Mistake, match=r"rollout\.temperature: is 0\.7, but minillm learns at temperature 1"):
         train(world, tmp_path, "minillm", None, "--rollout.temperature=0.7")
+    with pytest.raises(Mistake, match=r"rollout\.top_k: cuts what is drawn from, and minillm learns from all of it"):
+        train(world, tmp_path, "minillm", None, "--rollout.top_k=5", student="nowhere")  # before a model is looked for
 
 
 def test_a_teacher_of_other_tokens_has_no_share_in_them(world: Path, tmp_path: Path):

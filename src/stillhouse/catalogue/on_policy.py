@@ -122,6 +122,7 @@ _MINILLM = Entry(
     one_tokenizer=True,
     rollout={"source": "student", "teacher_mix": 0.2, "reuse": 4},
     sources=("student",),
+    whole_draws=True,
 )
 
 ON_POLICY: dict[str, Entry] = {entry.name: entry for entry in (_GKD, _IMITKD, _DISTILLM, _DISTILLM2, _MINILLM)}

@@ -16,7 +16,12 @@ _DRAWN: Mapping[str, Parameter] = {
         None, "tokens of a response; by default all that data.max_length leaves", 1.0, fixed=True, whole=True
     ),
     "batch_size": Parameter(32, "prompts answered at a time", 1.0, fixed=True, whole=True),
-}
+    "engine": Parameter(
+        "batches", "transformers' generate in batches, or its continuous batching", fixed=True,
+        choices=("batches", "continuous"),
+    ),
+    "server": Parameter("none", "the address of a vLLM server that writes instead", fixed=True),
+}  # fmt: skip
 _OF_STUDENT: Mapping[str, Parameter] = {
     **_DRAWN,
     "show_every": Parameter(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from stillhouse import store
 from stillhouse.data import read_rows
@@ -24,8 +24,8 @@ from stillhouse.evaluation.kept import Keeper, hash_of
 from stillhouse.evaluation.predictions import Evaluated, Prediction, Questions, predict, seeds_that_matter
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
-from stillhouse.rollout import Sampling
-from stillhouse.rollout.author import identify, load_author
+from stillhouse.rollout import Engine, Sampling, chosen
+from stillhouse.rollout.author import identify
 from stillhouse.store.records import MANIFEST
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _CHOSEN = (
     "model", "template", "limit", "max_length", "max_prompt_length", "bos", "max_new_tokens", "temperature", "top_p",
     "no_repeat_ngram_size", "batch_size", "dtype",
 )  # fmt: skip
+_ENGINE = {"engine": "batches", "server": None}  # is named where it is another one than these
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     answers = _Answers(options, sampling, tokenizer, model_hash, out, say)
     report = {
         "model": options.model,
-        "settings": {key: getattr(options, key) for key in _CHOSEN if key != "model"} | {"seeds": seeds},
+        "settings": {key: value for key, value in _chosen(options).items() if key != "model"} | {"seeds": seeds},
         "data": {
             name: _entry(asked, Evaluated({seed: answers.of(name, asked, seed) for seed in seeds}))
             for name, asked in questions.items()
@@ -97,31 +98,34 @@ class _Answers:
     say: Callable[[str], None]
 
     @cached_property
-    def model(self) -> PreTrainedModel:
-        options = self.options
-        return load_author(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
+    def author(self) -> Engine:
+        return chosen(self.options)
 
     def of(self, name: str, questions: Questions, seed: int) -> list[Prediction]:
         """The answers to the questions of data set `name`, drawn with `seed`."""
-        chosen = {key: getattr(self.options, key) for key in _CHOSEN}
         found = {"model": self.model_hash, "data": hash_of(questions)}
-        keeper = Keeper(self.out / name / f"seed{seed}", chosen, found, self.options.overwrite)
+        keeper = Keeper(self.out / name / f"seed{seed}", _chosen(self.options), found, self.options.overwrite)
         predictions, why_not = keeper.read()
         if predictions is not None:
             return predictions
         if why_not:
             self.say(f"{why_not}: answered anew")
         predictions = predict(
-            self.model,
+            self.author,
             self.tokenizer,
             questions,
             self.sampling,
             seed=seed,
-            batch_size=self.options.batch_size,
             description=f"{name}, seed {seed}",
         )
         keeper.write(predictions)
         return predictions
+
+
+def _chosen(options: EvaluateOptions) -> dict[str, Any]:
+    """What of the options the answers depend on."""
+    engine = {key: getattr(options, key) for key, usual in _ENGINE.items() if getattr(options, key) != usual}
+    return {key: getattr(options, key) for key in _CHOSEN} | engine
 
 
 def _questions(options: EvaluateOptions, tokenizer: PreTrainedTokenizerBase) -> dict[str, Questions]:

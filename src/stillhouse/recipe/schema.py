@@ -136,6 +136,12 @@ def check_lengths(section: Section, prompt: int, whole: int) -> None:
         raise Mistake(section.key("max_prompt_length"), wrong, "leave room for the response")
 
 
+def check_address(key: str, address: str) -> None:
+    """Refuse what is no address of a server."""
+    if not re.fullmatch(r"https?://[^/\s]+/?", address):
+        raise Mistake(key, f"'{address}' is no address of a server", "write one like http://localhost:8000")
+
+
 @dataclass(frozen=True)
 class HeadBlocks(Section):
     """How the work on the vocabulary is cut into blocks; null: the rule for the device."""
@@ -233,6 +239,7 @@ class Recipe(Section):
     def _check_rollout(self) -> None:
         """What else a source of responses asks of the recipe, or cannot go together with."""
         source, options = self.source, self.rollout or {}
+        self._check_engine(options)
         if source == "teacher" and self.teacher is None:
             raise Mistake("rollout.source", "there is no teacher to write", "add teacher: {model: ...}")
         if source == "teacher" and self.teacher is not None and self.teacher.shard != "none":
@@ -252,6 +259,38 @@ class Recipe(Section):
             raise Mistake("data.eval", "is missing; rollout.source: adaptive goes by the dev loss", "name dev rows")
         if options.get("teacher_mix", 0.0) and self.teacher is None:
             raise Mistake("rollout.teacher_mix", "there is no teacher to mix in", "remove it")
+        if self.entry.whole_draws:
+            self._check_draws(options)
+
+    def _check_engine(self, options: dict) -> None:
+        """What an engine cannot do that shall write."""
+        server, mixed = options.get("server", "none"), options.get("teacher_mix", 0.0)
+        if options.get("engine", "batches") != "batches" and mixed:
+            wrong = "reads along with batches alone"
+            raise Mistake("rollout.teacher_mix", wrong, "write 0, or rollout.engine: batches")
+        if server == "none":
+            return
+        check_address("rollout.server", server)
+        if options["engine"] != "batches":
+            raise Mistake("rollout.engine", "is of a model in this process", "remove it, or rollout.server")
+        if mixed:
+            raise Mistake("rollout.teacher_mix", "needs both models here, and a server writes", "write 0")
+        if self.on_policy and self.student.lora is not None:
+            raise Mistake("student.lora", "has weights that a server cannot take", "remove it, or rollout.server")
+        if self.on_policy and self.entry.whole_draws and options["temperature"] != 1.0:
+            wrong = "must be 1: a server notes probabilities at no other temperature"
+            raise Mistake("rollout.temperature", wrong, "write 1, or remove rollout.server")
+
+    def _check_draws(self, options: dict) -> None:
+        """What a token is worth that was drawn at one temperature cannot be learnt at another, nor from a part."""
+        drawn, learnt = options["temperature"], self.method["temperature"]
+        if drawn != learnt:
+            wrong = f"is {drawn:g}, but {self.entry.name} learns at temperature {learnt:g}"
+            raise Mistake("rollout.temperature", wrong, "make both one")
+        for key, all_of_it in (("top_p", 1.0), ("top_k", 0)):
+            if options[key] != all_of_it:
+                wrong = f"cuts what is drawn from, and {self.entry.name} learns from all of it"
+                raise Mistake(f"rollout.{key}", wrong, f"write {all_of_it:g}")
 
     @property
     def entry(self) -> Entry:

@@ -214,7 +214,7 @@ def _distiller(
         check_packing(student, "student")
     teacher = None
     if method.needs_teacher and recipe.teacher is not None:
-        _check_writing(recipe, two, method)
+        _check_writing(recipe, two)
         vocabulary = len(tokenizer if two is None else two.teacher)
         teacher = LiveTeacher(_teacher(recipe, arguments), vocabulary, recipe.teacher.window)
     if two is not None:
@@ -235,19 +235,8 @@ def _check_prompts(rows: Sequence[Row]) -> None:
             raise Mistake(row.origin, "a {text} row has no prompt to answer", "give {prompt} or {messages}")
 
 
-def _check_writing(recipe: Recipe, two: TwoTokenizers | None, method: Method) -> None:
-    """A teacher that has a share in every token must say the student's tokens, and be whole.
-
-    What a token is worth that was drawn at one temperature cannot be learnt at another.
-    """
-    drawn = (recipe.rollout or {}).get("temperature")
-    if method.appraises and drawn != method.settings["temperature"]:
-        wrong = f"is {drawn:g}, but {method.name} learns at temperature {method.settings['temperature']:g}"
-        raise Mistake("rollout.temperature", wrong, "make both one")
-    for key, all_of_it in (("top_p", 1.0), ("top_k", 0)):
-        if method.appraises and (recipe.rollout or {}).get(key, all_of_it) != all_of_it:
-            wrong = f"cuts what is drawn from, and {method.name} learns from all of it"
-            raise Mistake(f"rollout.{key}", wrong, f"write {all_of_it:g}")
+def _check_writing(recipe: Recipe, two: TwoTokenizers | None) -> None:
+    """A teacher that has a share in every token must say the student's tokens, and be whole."""
     assert recipe.teacher is not None
     if not (recipe.rollout or {}).get("teacher_mix", 0.0):
         return
