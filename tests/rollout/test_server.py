@@ -145,7 +145,7 @@ def test_what_it_was_not_started_for_is_said(folders):
             engine.take(folders[1])
         with pytest.raises(Mistake, match="no_repeat_ngram_size: is not known to a server"):
             respond(engine, character_tokenizer(), [[1]], Sampling(4, no_repeat_ngram_size=2), seed=1)
-        with pytest.raises(Mistake, match=r"first', which is not '.*second'; name that one, or serve this"):
+        with pytest.raises(Mistake, match=r"serves another model, '.*first'; name that one, or serve yours"):
             server_of(serving.address, str(folders[1]), 2)
         address = serving.address
     with pytest.raises(Mistake, match=r"does not answer: .*refused; is it started\? vllm serve MODEL"):

@@ -87,10 +87,12 @@ _DISTILLM2 = Entry(
     "(s - t)), s and t the student's and teacher's mean log-probability of the data's response less that of the other",
     official="curriculum and gradual_beta are switched off there by constants, and would not run: the anchor is read "
     "from the wrong place and alpha carries gradient. There losses are in the dtype of the logits. The text there is "
-    "sampled by vLLM before training (max_tokens 1024).",
+    "sampled by vLLM before training (max_tokens 1024): rollout.written. seqkd, kd and speculative_kd ask for no text "
+    "of the student's, and have none.",
     one_tokenizer=True,
     rollout={"source": "paired", "temperature": 0.8, "top_p": 0.95},
     sources=("paired",),
+    alone={"loss": ("seqkd", "kd", "speculative_kd")},
 )  # fmt: skip
 
 _MINILLM = Entry(

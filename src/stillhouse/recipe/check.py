@@ -81,6 +81,9 @@ def _check_recipe(recipe: Recipe) -> None:
         method_weights(recipe.method["projectors"], "method.projectors")
     data = recipe.data
     _check_rows("data.train", data.train, data.limit, answered=True, split=data.train_split)
+    written = (recipe.rollout or {}).get("written", "none")
+    if written != "none":
+        _check_rows("rollout.written", written, None, answered=True)
     if data.eval is not None:
         _check_rows("data.eval", data.eval, data.eval_limit, answered=True, split=data.eval_split)
 

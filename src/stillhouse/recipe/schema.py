@@ -215,7 +215,7 @@ class Recipe(Section):
             if getattr(self, axis) is not None:
                 object.__setattr__(self, axis, correspondence.settled(axis, table, getattr(self, axis), method))
         if self.rollout is not None or method.rollout is not None:
-            object.__setattr__(self, "rollout", rollout_of(method, self.rollout))
+            object.__setattr__(self, "rollout", rollout_of(method, self.rollout, self.method))
         if method.needs_teacher:
             correspondence.check(method, self.alignment, self.vocabulary, self.method)
         object.__setattr__(self, "training", trainer_arguments.settle(self.training))
@@ -259,6 +259,8 @@ class Recipe(Section):
             raise Mistake("data.eval", "is missing; rollout.source: adaptive goes by the dev loss", "name dev rows")
         if options.get("teacher_mix", 0.0) and self.teacher is None:
             raise Mistake("rollout.teacher_mix", "there is no teacher to mix in", "remove it")
+        if options.get("written", "none") != "none" and options["server"] != "none":
+            raise Mistake("rollout.server", "has nothing to write; rollout.written is there", "keep one of them")
         if self.entry.whole_draws:
             self._check_draws(options)
 

@@ -84,5 +84,5 @@ def server_of(address: str, model: str, batch_size: int, *, trust_remote_code: b
     server = Server.at(address, batch_size=batch_size, vocabulary=vocabulary, name=model)
     root = Path(server.root)
     if server.root and root.is_dir() and identify(str(root)) != identify(model, trust_remote_code=trust_remote_code):
-        raise Mistake(f"server: {address}", f"serves '{root}', which is not '{model}'", "name that one, or serve this")
+        raise Mistake(f"server: {address}", f"serves another model, '{root}'", "name that one, or serve yours")
     return server

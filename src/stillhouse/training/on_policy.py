@@ -10,7 +10,7 @@ would have. The number of scored tokens by which a loss is divided is counted af
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +63,7 @@ class OnPolicy:
         seed: of the run.
         folder: of the run.
         dev_loss: the loss on the dev rows, for a source that goes by it.
+        said: what the student answered before training, by sample; None: it writes now.
 
     Attributes:
         autocast: in which precision the student writes; the trainer's own.
@@ -81,10 +82,11 @@ class OnPolicy:
         seed: int,
         folder: Path,
         dev_loss: Callable[[torch.nn.Module, torch.device], float] | None = None,
+        said: Mapping[int, Rollout] | None = None,
     ) -> None:
         self.options, self.distiller, self.tokenizer = options, distiller, tokenizer
         self.items, self.collate, self.stop, self.max_length = items, collate, tuple(stop), max_length
-        self.seed, self.folder, self._dev_loss = seed, folder, dev_loss
+        self.seed, self.folder, self._dev_loss, self._said = seed, folder, dev_loss, said
         self.deciding = Deciding(options, by_seed(int(np.random.SeedSequence([seed, _DRAW]).generate_state(1)[0])))
         self.replay = Replay(options.get("capacity", 1))
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -133,7 +135,9 @@ class OnPolicy:
         return made
 
     def _written(self, samples: list[list[int]], step: int) -> list[list[Rollout]]:
-        """What the student answers to the prompts of every micro-batch."""
+        """What the student answers to the prompts of every micro-batch, or has answered before."""
+        if self._said is not None:
+            return [[self._said[sample] for sample in part] for part in samples]
         flat = [sample for part in samples for sample in part]
         prompts = [self.items.prompt(sample) for sample in flat]
         share = self.options.get("teacher_mix", 0.0)

@@ -31,6 +31,7 @@ from stillhouse.mistakes import Mistake
 from stillhouse.models import last_hidden, load_causal_lm
 from stillhouse.recipe import Recipe
 from stillhouse.rollout import end_of_turn
+from stillhouse.rollout.replay import Rollout
 from stillhouse.teacher import LiveTeacher, elements, shard, shard_by_zero
 from stillhouse.training import processes
 from stillhouse.training.budget import TokenBudget
@@ -46,6 +47,7 @@ from stillhouse.training.rewriting import OwnTokens
 from stillhouse.training.teacher_rows import written_by_teacher
 from stillhouse.training.trainer import DistillationTrainer
 from stillhouse.training.two_tokenizers import TwoTokenizers
+from stillhouse.training.written_before import by_sample, written_before
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
             rows = written_by_teacher(recipe, rows, tokenizers, folder, arguments.device)
     if recipe.on_policy:
         _check_prompts(rows)
+    said, written = None, (recipe.rollout or {}).get("written", "none")
+    if written != "none":
+        rows, said = written_before(written, rows, template, tokenizer, limits)
     two = None if tokenizers.teacher is None else TwoTokenizers.of(recipe, tokenizer, tokenizers.teacher)
     if two is None:
         train = _encoded(data.train, rows, template, tokenizer, limits)
@@ -109,7 +114,9 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
         param_groups=recipe.training.get("param_groups", ()),
         on_policy=None
         if items is None
-        else _on_policy(recipe, distiller, items, collator, tokenizer, template, dev, folder),
+        else _on_policy(
+            recipe, distiller, items, collator, tokenizer, template, dev, folder, said and by_sample(train, said)
+        ),
         data_collator=collator,
         train_dataset=train,
         eval_dataset=None if dev is None else dev.encoded,
@@ -129,6 +136,7 @@ def _on_policy(
     template: Template,
     dev: DevSet | None,
     folder: Path,
+    said: dict[int, Rollout] | None,
 ) -> OnPolicy:
     assert recipe.rollout is not None
     return OnPolicy(
@@ -142,6 +150,7 @@ def _on_policy(
         seed=recipe.seed,
         folder=folder,
         dev_loss=None if dev is None else dev.loss,
+        said=said,
     )
 
 
