@@ -48,6 +48,9 @@ class Student(_Model):
     )
     quantize: Literal["4bit", "8bit"] | None = setting("keep the weights below an adapter in so few bits", None)
     frozen: bool = setting("it stays as it is; the method's projectors alone are trained", False)
+    dropout: float | None = setting(
+        "the rate of all its dropout, an adapter's apart; null: the model's own", None, Bounds(low=0, below=1)
+    )
     dtype: Dtype = setting("what its weights are kept in", "float32")
     attn_implementation: str | None = setting("eager, sdpa, flash_attention_2 ...; null: transformers' choice", None)
     trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
@@ -97,6 +100,7 @@ class Data(Section):
 
     train: str = setting("training rows: .jsonl, .json, .parquet or a name on the Hub")
     eval: str | None = setting("rows scored after every epoch", None)
+    corpus: str | None = setting("rows of {text} that a method with lm_coef (minillm) learns beside", None)
     train_split: str = setting("of a folder or a Hub data set in `train`", "train")
     eval_split: str = setting("of a folder or a Hub data set in `eval`", "validation")
     template: Template = setting("how a row becomes a prompt", "alpaca")
@@ -229,6 +233,11 @@ class Recipe(Section):
         if self.student.frozen and not method.has_projectors:
             wrong = f"leaves nothing that learns: {method.name} has no projectors"
             raise Mistake("student.frozen", wrong, "remove it, or take a method that has, such as dskd")
+        if self.data.corpus is not None and "lm_coef" not in self.method:
+            raise Mistake("data.corpus", f"is not learnt by {method.name}", "remove it, or take minillm")
+        for key in ("lm_coef", "lm_kd") if self.data.corpus is None else ():
+            if key in self.method and self.method[key] != method.parameters[key].default:
+                raise Mistake(f"method.{key}", "is of data.corpus, which is not there", "remove it, or add data.corpus")
         if self.data.max_batch_tokens is not None and "train_sampling_strategy" in self.training:
             wrong = "says which examples share a batch, and so does data.max_batch_tokens"
             raise Mistake("training.train_sampling_strategy", wrong, "keep one of them")

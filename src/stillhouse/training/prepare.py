@@ -35,6 +35,7 @@ from stillhouse.rollout.replay import Rollout
 from stillhouse.teacher import LiveTeacher, elements, shard, shard_by_zero
 from stillhouse.training import processes
 from stillhouse.training.budget import TokenBudget
+from stillhouse.training.corpus import Corpus, read_corpus
 from stillhouse.training.dev import DevSet
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.guard import Guard
@@ -117,6 +118,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
         else _on_policy(
             recipe, distiller, items, collator, tokenizer, template, dev, folder, said and by_sample(train, said)
         ),
+        corpus=_corpus(recipe, template, tokenizer, limits, collator),
         data_collator=collator,
         train_dataset=train,
         eval_dataset=None if dev is None else dev.encoded,
@@ -174,6 +176,13 @@ def _encoded(
     return encoded
 
 
+def _corpus(
+    recipe: Recipe, template: Template, tokenizer: PreTrainedTokenizerBase, limits: Limits, collator: Any
+) -> Corpus | None:
+    path = recipe.data.corpus
+    return None if path is None else Corpus(read_corpus(path, template, tokenizer, limits), collator, recipe.seed)
+
+
 def _budget(recipe: Recipe, train: EncodedDataset, arguments: TrainingArguments) -> TokenBudget | None:
     """How training is cut into batches, where a batch is a number of tokens."""
     most = recipe.data.max_batch_tokens
@@ -214,6 +223,7 @@ def _distiller(
         adapter="train",
         lora=of_student.lora,
         quantize=of_student.quantize,
+        dropout=of_student.dropout,
     )
     if of_student.frozen:
         student.requires_grad_(False)
