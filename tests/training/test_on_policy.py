@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from stillhouse.training.on_policy import OnPolicy
 from stillhouse.training.rewriting import UNREADABLE
 from stillhouse.training.trainer import DistillationTrainer
 from tests import toy
-from tests.rollout.serving import served
 from tests.rollout.small import END, save_model
 from tests.training.test_run import Killed, metrics, weights
 
@@ -367,71 +365,6 @@ def test_a_prompt_longer_than_the_window_is_cut_and_answered_in_what_is_left(wor
     assert metrics(folder)[0]["written_tokens"] > 1
 
 
-@pytest.fixture
-def both(world: Path, tmp_path: Path) -> Path:
-    """A student's answers to six of eight training rows, in another order, one of them twice and others beside."""
-    rows = [{**row, "output": f"{row['output']} {row['output']}"} for row in toy.rows(8)]
-    answered = [rows[i] for i in (5, 1, 2, 0, 7, 6)] + [{**rows[5], "output": "later"}, *toy.rows(9)[8:]]
-    for name, lines in (("train", toy.rows(8)), ("own", answered)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    return tmp_path
-
-
-def test_pairs_written_before_are_learnt_and_nobody_writes(
-    world: Path, both: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[list[tuple[str, bool]]] = []
-    compute = DistillationTrainer.compute_loss
-    tokenizer = AutoTokenizer.from_pretrained(world / "small")
-
-    def noted(self: Any, model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
-        own = iter(inputs["sampled"]["by_student"].tolist())
-        parts = [labels[labels >= 0].tolist() for labels in inputs["labels"]]
-        who = [[next(own) for _ in part] for part in parts]
-        read.append([(tokenizer.decode(part), all(by)) for part, by in zip(parts, who, strict=True)])
-        return compute(self, model, inputs, *given, **named)
-
-    monkeypatch.setattr(DistillationTrainer, "compute_loss", noted)
-    monkeypatch.setattr("stillhouse.training.on_policy.respond", nobody)
-    told = [f"--data.train={both / 'train.jsonl'}", f"--rollout.written={both / 'own.jsonl'}", *split(3, 2)]
-    folder = train(world, both / "out", "distillm2", None, *told, "--training.max_steps=1")
-    end, rows = tokenizer.eos_token, toy.rows(8)
-    said = [rows[i]["output"] for i in (0, 1, 2, 5, 6, 7)]
-    expected = [(f"{text}{end}", False) for text in said] + [(f"{text} {text}{end}", True) for text in said]
-    assert sorted(one for batch in read for one in batch) == sorted(expected)
-    assert all([by for _, by in batch] == [False] * 3 + [True] * 3 for batch in read), "a pair is in one batch"
-    assert "answers 6 of 8 training rows; the others are left out" in (folder / "train.log").read_text()
-    assert not (folder / "samples.jsonl").exists() and metrics(folder)[0]["on_policy"] == 1.0
-
-
-def nobody(*_: Any, **__: Any) -> Any:
-    raise AssertionError("nobody writes")
-
-
-def test_pairs_that_are_none_are_refused(world: Path, both: Path) -> None:
-    here = f"--data.train={both / 'train.jsonl'}"
-    (both / "others.jsonl").write_text(json.dumps(toy.rows(9)[8]) + "\n")
-    for more, said in [
-        ([f"--rollout.written={both / 'others.jsonl'}"], "answers no prompt of"),
-        (["--rollout.written=own.json"], "own.json"),
-        (["--rollout.written=own.jsonl", "--rollout.server=http://a:1"], "rollout.server: has nothing to write"),
-    ]:
-        with pytest.raises(Mistake, match=re.escape(said)):
-            train(world, both / "out", "distillm2", None, here, *more)
-
-
-def test_a_loss_on_the_data_alone_has_nobody_write(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stillhouse.training.on_policy.respond", nobody)
-    folder = train(world, tmp_path, "distillm2", None, "--method.loss=kd", "--training.max_steps=1")
-    assert "on_policy" not in metrics(folder)[0] and np.isfinite(metrics(folder)[0]["loss"])
-    with pytest.raises(
-        Mistake, match="distillm2 with loss seqkd cannot learn from 'paired'; it takes dataset, teacher"
-    ):
-        train(world, tmp_path, "distillm2", {"source": "paired"}, "--method.loss=seqkd")
-
-
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -444,70 +377,6 @@ def test_a_loss_on_the_data_alone_has_nobody_write(
 def test_what_does_not_go_together_is_said(world: Path, tmp_path: Path, more: list[str], said: str):
     with pytest.raises(Mistake, match=said):
         train(world, tmp_path, "reverse_kl", None, *more)
-
-
-@pytest.mark.parametrize("engine", ["continuous", "server"])
-def test_another_engine_writes_with_the_weights_of_its_step(world: Path, tmp_path: Path, engine: str):
-    """What batches write in each of three steps, so the same weights; a server is given new ones before each."""
-    rollout: dict[str, Any] = {"source": "student", "max_new_tokens": 6, "show_every": 1}
-    rollout |= {"temperature": 0.0} if engine == "server" else {}
-    told = ["reverse_kl", rollout, *split(4, 2), "--training.max_steps=3"]
-    expected = train(world, tmp_path / "own", *told)
-    with served(world / "small") as serving:
-        more = {"server": f"--rollout.server={serving.address}", "continuous": "--rollout.engine=continuous"}[engine]
-        found = train(world, tmp_path / engine, *told, more)
-        taken = [path for path, _ in serving.asked if path == "/collective_rpc"]
-    assert len(taken) == (3 if engine == "server" else 0)
-    assert (found / "samples.jsonl").read_text() == (expected / "samples.jsonl").read_text()
-    for name, value in weights(expected / "last").items():
-        torch.testing.assert_close(weights(found / "last")[name], value, rtol=0, atol=2e-4)
-    assert not (found / "served").exists()
-
-
-ROOMY = ["--data.max_length=160", "--data.max_prompt_length=128"]  # for a tokenizer of characters
-ENGINES = {
-    "no address": (["--rollout.server=localhost"], "rollout.server: 'localhost' is no address of a server"),
-    "two engines": (["--rollout.server=http://a:1", "--rollout.engine=continuous"], "rollout.engine: is of a model in"),
-    "server and teacher": (
-        ["--rollout.server=http://a:1", "--rollout.teacher_mix=0.2"],
-        "rollout.teacher_mix: needs b",
-    ),
-    "continuous and teacher": (
-        ["--rollout.engine=continuous", "--rollout.teacher_mix=0.2"],
-        "rollout.teacher_mix: reads along with batches alone",
-    ),
-    "adapter": (["--rollout.server=http://a:1", "--student.lora.r=2"], "student.lora: has weights that a server"),
-    "nobody": (["--rollout.server=http://127.0.0.1:9"], "server: http://127.0.0.1:9: does not answer"),
-}
-
-
-@pytest.mark.parametrize("case", ENGINES)
-def test_what_an_engine_cannot_do_is_said(world: Path, tmp_path: Path, case: str):
-    more, said = ENGINES[case]
-    with pytest.raises(Mistake, match=re.escape(said)):
-        train(world, tmp_path, "reverse_kl", {"source": "student"}, *more)
-
-
-def test_the_teachers_server_answers_once(tmp_path: Path):
-    toy.write_rows(tmp_path / "train.jsonl", 8)
-    toy.write_rows(tmp_path / "dev.jsonl", 4)
-    for name, seed in (("small", 1), ("large", 2)):
-        save_model(tmp_path / name, seed)
-    told = ["reverse_kl", {"source": "teacher", "max_new_tokens": 6, "temperature": 0.0}, "--training.max_steps=1"]
-    expected = train(tmp_path, tmp_path / "own", *told, *ROOMY)
-    with served(tmp_path / "large", max_model_len=256) as serving:
-        at = f"--rollout.server={serving.address}"
-        found = train(tmp_path, tmp_path / "served", *told, *ROOMY, at)
-        serving.root = str(tmp_path / "small")
-        with pytest.raises(Mistake, match="serves another model"):
-            train(tmp_path, tmp_path / "other", *told, *ROOMY, at)
-    assert (found / "teacher.jsonl").read_text() == (expected / "teacher.jsonl").read_text()
-
-
-def test_minillm_learns_from_a_server_at_temperature_one(world: Path, tmp_path: Path):
-    both = ["--rollout.teacher_mix=0", "--rollout.temperature=0.7", "--method.temperature=0.7"]
-    with pytest.raises(Mistake, match=r"rollout\.temperature: must be 1: a server notes"):
-        train(world, tmp_path, "minillm", None, *both, "--rollout.server=http://127.0.0.1:9")
 
 
 def test_minillm_writes_and_learns_at_one_temperature(world: Path, tmp_path: Path):

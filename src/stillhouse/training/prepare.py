@@ -81,9 +81,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
             rows = written_by_teacher(recipe, rows, tokenizers, folder, arguments.device)
     if recipe.on_policy:
         _check_prompts(rows)
-    said, written = None, (recipe.rollout or {}).get("written", "none")
-    if written != "none":
-        rows, said = written_before(written, rows, template, tokenizer, limits)
+    rows, said = _answered(recipe, rows, template, tokenizer, limits)
     two = None if tokenizers.teacher is None else TwoTokenizers.of(recipe, tokenizer, tokenizers.teacher)
     if two is None:
         train = _encoded(data.train, rows, template, tokenizer, limits)
@@ -113,11 +111,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
         save_every=recipe.training.get("save_steps"),
         budget=_budget(recipe, train, arguments),
         param_groups=recipe.training.get("param_groups", ()),
-        on_policy=None
-        if items is None
-        else _on_policy(
-            recipe, distiller, items, collator, tokenizer, template, dev, folder, said and by_sample(train, said)
-        ),
+        on_policy=_on_policy(recipe, distiller, items, collator, tokenizer, template, dev, folder, said),
         corpus=_corpus(recipe, template, tokenizer, limits, collator),
         data_collator=collator,
         train_dataset=train,
@@ -132,14 +126,16 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
 def _on_policy(
     recipe: Recipe,
     distiller: Distiller,
-    items: OwnTokens,
+    items: OwnTokens | None,
     collator: Any,
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
     dev: DevSet | None,
     folder: Path,
-    said: dict[int, Rollout] | None,
-) -> OnPolicy:
+    said: dict[str, Rollout] | None,
+) -> OnPolicy | None:
+    if items is None:
+        return None
     assert recipe.rollout is not None
     return OnPolicy(
         recipe.rollout,
@@ -152,8 +148,16 @@ def _on_policy(
         seed=recipe.seed,
         folder=folder,
         dev_loss=None if dev is None else dev.loss,
-        said=said,
+        said=None if said is None else by_sample(items.train, said),
     )
+
+
+def _answered(
+    recipe: Recipe, rows: list[Row], template: Template, tokenizer: PreTrainedTokenizerBase, limits: Limits
+) -> tuple[list[Row], dict[str, Rollout] | None]:
+    """`rows` and, of those alone that have some, what the student answered before training, where that is asked."""
+    path = (recipe.rollout or {}).get("written", "none")
+    return (rows, None) if path == "none" else written_before(path, rows, template, tokenizer, limits)
 
 
 def _padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Collator:

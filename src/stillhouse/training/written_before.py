@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -38,7 +39,8 @@ def written_before(
         encoded, census = encode_all([answers[prompt] for prompt in prompts], tokenizer, limits)
         for line in census.lines():
             logger.info(f"{path}: {line}")
-        items, ends = OwnTokens(encoded), {tokenizer.eos_token_id, *end_of_turn(template, tokenizer)}
+        items, end_of_text = OwnTokens(encoded), tokenizer.eos_token_id
+        ends = [end_of_text, *end_of_turn(template, tokenizer)]
         found = {prompts[sample]: _rollout(items, sample, ends) for sample in encoded.samples.tolist()}
     kept = [row for row in rows if asked[row.origin] in found]
     if not kept:
@@ -49,7 +51,7 @@ def written_before(
     return kept, {row.origin: found[asked[row.origin]] for row in kept}
 
 
-def _rollout(items: OwnTokens, sample: int, ends: set[int]) -> Rollout:
+def _rollout(items: OwnTokens, sample: int, ends: Sequence[Any]) -> Rollout:
     prompt = items.prompt(sample)
     response = items.given(sample)["input_ids"][len(prompt) :].tolist()
     nothing = (0.0,) * len(response)
