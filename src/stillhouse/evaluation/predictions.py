@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -15,6 +15,8 @@ from stillhouse.data.templates import Template
 from stillhouse.evaluation.metrics import Scores, exact_match, rouge_l
 from stillhouse.mistakes import Mistake
 from stillhouse.rollout import Engine, Sampling, encode_prompts, end_of_turn, engine_of, respond
+from stillhouse.store.digests import of_bytes
+from stillhouse.store.records import dumps
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,18 @@ class Questions:
                 raise Mistake(row.origin, "has no response to compare an answer with", "give it one or remove the row")
         stop = end_of_turn(template, tokenizer)
         return cls(prompts.texts, prompts.input_ids, references, stop, limits.max_length, prompts.cut)
+
+    def only(self, places: Sequence[int]) -> Questions:
+        """Those at `places`, in that order."""
+        texts, input_ids, references = (
+            [every[place] for place in places] for every in (self.texts, self.input_ids, self.references)
+        )
+        return replace(self, texts=texts, input_ids=input_ids, references=references)
+
+    @property
+    def hash(self) -> str:
+        """Of all that a prediction and its scores depend on: token ids, references, stop tokens."""
+        return of_bytes(dumps(asdict(self))).xxh3
 
 
 @dataclass(frozen=True)
@@ -147,7 +161,7 @@ def predict(
         tokenizer,
         questions.input_ids,
         sampling,
-        seed=[(seed, place) for place in (places or range(len(questions.texts)))],
+        seed=[(seed, place) for place in (range(len(questions.texts)) if places is None else places)],
         description=description,
         max_length=questions.max_length,
         stop=questions.stop,

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from stillhouse.adapters import bare
 from stillhouse.models import longest_input
+from stillhouse.rollout.decoding import write
 from stillhouse.rollout.drawing import Beside, Drawing
 from stillhouse.rollout.engine import Asked, Drawn, Manner
 
@@ -47,11 +48,13 @@ class Batches:
         lengths, budgets = [len(one.prompt) for one in asked], [one.budget for one in asked]
         with undisturbed(model):
             for batch in plan_batches(lengths, budgets, self.batch_size):
-                config = GenerationConfig(max_new_tokens=budgets[batch[0]], **settings)
                 input_ids, mask = _padded([asked[place].prompt for place in batch], settings["pad_token_id"])
                 reader = None if self.beside is None else Beside(self.beside, mask)
                 drawing = Drawing(manner.sampling, [asked[place].seed for place in batch], reader, self.share)
-                written = _write(model, input_ids, mask, config, drawing)
+                budget = budgets[batch[0]]
+                written = write(
+                    model, input_ids, mask, budget=budget, settings=settings, stop_ids=manner.stop, drawing=drawing
+                )
                 notes = zip(*(note.tolist() for note in drawing.notes()), strict=True)
                 for place, ids, noted in zip(batch, written, notes, strict=True):
                     yield place, Drawn(ids, *noted)
@@ -126,15 +129,3 @@ def _padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]
         input_ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     return input_ids, mask
-
-
-def _write(model: Any, input_ids: Tensor, mask: Tensor, config: GenerationConfig, drawing: Drawing) -> list[list[int]]:
-    """The tokens written after each prompt, with whatever fills a row up after its end."""
-    output = model.generate(
-        input_ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=config,
-        logits_processor=LogitsProcessorList([drawing]),
-    )
-    assert isinstance(output, Tensor)
-    return output[:, input_ids.shape[1] :].tolist()  # [B, at most max_new_tokens]

@@ -103,21 +103,30 @@ class Drawing(LogitsProcessor):
     ) -> None:
         self.choosing, self.beside, self.share = Choosing(sampling), beside, share
         self._streams = [np.random.default_rng(seed) for seed in seeds]
-        self._log_probability: list[Tensor] = []
-        self._importance: list[Tensor] = []
+        self._rows = torch.arange(len(seeds))
+        self._noted: list[tuple[Tensor, Tensor, Tensor]] = []  # of every step: rows, their log q, their importance
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """One token for every row: `scores` [B, V] with -inf everywhere else."""
         beside = self.beside
         theirs = None if beside is None else lambda: beside(input_ids, scores)
         token, log_probability, importance = self.choosing.choose(scores, self._streams, theirs, self.share)
-        self._log_probability.append(log_probability)
-        self._importance.append(importance)
+        self._noted.append((self._rows, log_probability, importance))
         return only(token, scores)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these of the rows, by their places among those that there are."""
+        places = rows.tolist()
+        self._streams = [self._streams[place] for place in places]
+        self._rows = self._rows[places]
 
     def notes(self) -> tuple[Tensor, Tensor]:
         """log q of every token drawn, and the importance of each: [B, steps]; meaningless behind a row's end."""
-        return torch.stack(self._log_probability, -1).cpu(), torch.stack(self._importance, -1).cpu()
+        every = len(self._noted[0][0]) if self._noted else 0
+        logs, importance = (torch.zeros(every, len(self._noted)) for _ in range(2))
+        for step, (rows, log, worth) in enumerate(self._noted):
+            logs[rows, step], importance[rows, step] = log.cpu(), worth.cpu()
+        return logs, importance
 
 
 class Beside:
