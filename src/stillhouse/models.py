@@ -156,7 +156,7 @@ def set_dropout(model: PreTrainedModel, rate: float) -> None:
 
 
 def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
-    """The configurations within `config`, such as MPT's of its attention."""
+    """The configurations within `config`, such as that of a text part."""
     for part in vars(config).values():
         if isinstance(part, PretrainedConfig):
             yield part

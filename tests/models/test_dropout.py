@@ -26,8 +26,6 @@ OWN: dict[str, dict[str, Any]] = {
     "gpt_neox": {"hidden_dropout": 0.3, "attention_dropout": 0.3},
     "gpt_neo": {"resid_dropout": 0.3, "embed_dropout": 0.3, "attention_dropout": 0.3, "num_layers": 2,
                 "attention_types": [[["global"], 2]]},
-    "mpt": {"resid_pdrop": 0.3, "emb_pdrop": 0.3, "d_model": 16, "n_heads": 2,
-            "n_layers": 2, "max_seq_len": 32},
 }  # fmt: skip
 
 
