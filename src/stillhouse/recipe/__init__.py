@@ -2,7 +2,7 @@
 
 from stillhouse.recipe.check import check
 from stillhouse.recipe.document import dump
-from stillhouse.recipe.evaluating import EvaluateOptions
+from stillhouse.recipe.evaluating import EvaluateOptions, JudgeOptions, TasksOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import (
     DemoOptions,
@@ -24,10 +24,12 @@ __all__ = [
     "ExportOptions",
     "GenerateOptions",
     "InspectOptions",
+    "JudgeOptions",
     "MethodsOptions",
     "Recipe",
     "ReportOptions",
     "Student",
+    "TasksOptions",
     "Teacher",
     "VocabMapOptions",
     "check",
