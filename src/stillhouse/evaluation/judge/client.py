@@ -68,7 +68,8 @@ class Server:
         timeout: seconds for a whole request.
         retries: how often a request is sent again that failed.
         wait: seconds before the first repetition; doubled each time.
-        stopping: once set, nothing is sent any more.
+        stopping: once set, nothing is sent any more; the first request that fails for good sets it.
+        failures: why it was set.
     """
 
     address: str
@@ -78,19 +79,29 @@ class Server:
     timeout: float
     retries: int
     wait: float
-    stopping: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event, repr=False)
+    failures: list[Mistake] = field(default_factory=list, repr=False)
 
     def ask(self, messages: list[dict[str, str]]) -> Reply:
         """The reply to `messages`, drawn at temperature 0.
 
         Raises:
-            Mistake: the server refuses the request, or does not answer it in all repetitions.
+            Mistake: the server refuses the request, or does not answer it in all repetitions; or another request has
+                failed for good before, in which case it is that one's.
         """
+        try:
+            return self._ask(messages)
+        except Mistake as failure:
+            self.failures.append(failure)
+            self.stopping.set()
+            raise
+
+    def _ask(self, messages: list[dict[str, str]]) -> Reply:
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
         why = ""
         for attempt in range(self.retries + 1):
             if self.stopping.is_set():
-                raise Mistake("judge", "was stopped", "the same command goes on from here")
+                raise [*self.failures, Mistake("judge", "was stopped", "the same command goes on from here")][0]
             try:
                 return self._reply(self._send(body))
             except _Passing as failure:
