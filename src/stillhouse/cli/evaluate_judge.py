@@ -5,7 +5,7 @@ from __future__ import annotations
 from stillhouse.recipe import JudgeOptions
 
 SUMMARY = "let another model grade answers to questions of two turns, as in MT-Bench"
-EXAMPLE = "--model=outputs/student/last --data=question.jsonl --judge=http://127.0.0.1:8000/v1 --judge_model=gpt-4"
+EXAMPLE = "--model=student --data=question.jsonl --judge=http://127.0.0.1:8000/v1 --judge_model=gpt-4"
 
 
 def run(options: JudgeOptions) -> None:

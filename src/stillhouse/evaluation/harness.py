@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def load(names: Sequence[str], data: str | None, folder: Path) -> Loaded:
         groups |= found.get("groups", {})
     for name, task in tasks.items():
         if getattr(task, "UNSAFE_CODE", False):
-            raise Mistake("tasks", f"{name} runs the code that a model wrote", "see stillhouse evaluate code")
+            raise _unsafe(name)
         if getattr(task, "MULTIMODAL", False):
             raise Mistake("tasks", f"{name} asks about images or sounds", "name tasks of text")
     return Loaded(tasks, groups, members)
@@ -123,8 +124,7 @@ def _manager(names: Sequence[str]) -> Any:
     root = Path(str(tasks.__file__)).parent
     homes = _homes(root)
     for name in names:
-        if name not in homes:
-            raise unknown_name("tasks", "task", name, homes)
+        _definition(name, homes)
     with quiet():
         if all(homes[name] is not None for name in names):
             folders = sorted({str(Path(str(homes[name])).parent) for name in names})
@@ -132,6 +132,28 @@ def _manager(names: Sequence[str]) -> Any:
         return tasks.TaskManager()
 
 
+def _definition(name: str, homes: Mapping[str, Path | None]) -> Mapping[str, Any]:
+    """What lm-eval's own file says of task `name`; nothing of groups and tags.
+
+    Raises:
+        Mistake: there is no such task, or it would run what a model wrote: said before its data are asked for.
+    """
+    if name not in homes:
+        raise unknown_name("tasks", "task", name, homes)
+    home = homes[name]
+    if home is None:
+        return {}
+    own = import_module("lm_eval.tasks._yaml_loader").load_yaml(home, resolve_func=False)
+    if own.get("unsafe_code"):
+        raise _unsafe(name)
+    return own
+
+
+def _unsafe(name: str) -> Mistake:
+    return Mistake("tasks", f"{name} runs the code that a model wrote", "see stillhouse evaluate code")
+
+
+@cache
 def _homes(root: Path) -> dict[str, Path | None]:
     """Where each task of lm-eval is written; None for groups and tags, whose members may be written anywhere."""
     homes: dict[str, Path | None] = {}
@@ -151,12 +173,9 @@ def _manager_of(name: str, data: str, folder: Path) -> Any:
     """lm-eval's index of one task file: its own definition of task `name`, with rows of the file `data`."""
     tasks = import_module("lm_eval.tasks")
     homes = _homes(Path(str(tasks.__file__)).parent)
-    if name not in homes:
-        raise unknown_name("tasks", "task", name, homes)
-    home = homes[name]
+    own, home = _definition(name, homes), homes[name]
     if home is None:
         raise Mistake("data", f"is of one task, and {name} names several", "name one of them")
-    own = import_module("lm_eval.tasks._yaml_loader").load_yaml(home, resolve_func=False)
     asked = own.get("test_split") or own.get("validation_split") or "test"
     shown = own.get("fewshot_split") or own.get("training_split") or own.get("validation_split")
     path = Path(data).absolute()
@@ -164,11 +183,11 @@ def _manager_of(name: str, data: str, folder: Path) -> Any:
     beside = path.with_name(f"{_BESIDE}{path.suffix}")
     lines = [f"include: {_quoted(str(home))}", f"task: {name}", f"dataset_path: {_LOADERS[path.suffix.lower()]}",
              "dataset_name: null"]  # fmt: skip
-    splits = {"training_split": None, "fewshot_split": None}
     if beside.is_file() and shown and shown != asked:
         files[shown] = str(beside)
-        splits = {"fewshot_split": shown, "training_split": shown if own.get("training_split") == shown else None}
-    lines += [f"{key}: {value or 'null'}" for key, value in splits.items()]
+    told = {key: own.get(key) for key in ("training_split", "validation_split", "test_split")}
+    told["fewshot_split"] = shown
+    lines += [f"{key}: {split if split in files else 'null'}" for key, split in told.items()]
     lines += ["dataset_kwargs:", "  data_files:", *(f"    {split}: {_quoted(file)}" for split, file in files.items())]
     store.write_text(folder / f"{name}.yaml", "\n".join(lines) + "\n")
     with quiet():

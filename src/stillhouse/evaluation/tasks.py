@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse import store
 from stillhouse.adapters import bare
-from stillhouse.data.tokenizer import load_tokenizer
+from stillhouse.data.tokenizer import leading_ids, load_tokenizer
 from stillhouse.evaluation import harness
 from stillhouse.evaluation.kept import Keeper, out_folder
 from stillhouse.evaluation.measures import Measure, write_measures
@@ -96,6 +96,7 @@ def evaluate_tasks(options: TasksOptions) -> dict[str, Any]:
     loaded = harness.load(list(shots), options.data, out / "files")
     tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
     model_hash = identify(options.model, trust_remote_code=options.trust_remote_code)
+    _check_options(options, loaded, tokenizer)
     answers = _Answers(options, tokenizer, model_hash, version, out, say)
     asked = [(task, shots[name]) for name, tasks in loaded.members.items() for task in tasks]
     for task, count in asked:
@@ -133,6 +134,18 @@ def _shots(options: TasksOptions) -> dict[str, int | None]:
     return shots
 
 
+def _check_options(options: TasksOptions, loaded: harness.Loaded, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse options that would do nothing, or that the tokenizer has no answer to."""
+    if options.apply_chat_template and not tokenizer.chat_template:
+        raise Mistake("apply_chat_template", "the tokenizer has no chat template", "remove it")
+    if options.bos and tokenizer.bos_token_id not in leading_ids(tokenizer):
+        wrong = "lm-eval leaves the BOS token to the tokenizer, and this one puts none in front of a text"
+        raise Mistake("bos", wrong, "remove it")
+    given = [key for key in ("max_new_tokens", "temperature", "top_p") if getattr(options, key) is not None]
+    if given and all(task.OUTPUT_TYPE != "generate_until" for task in loaded.tasks.values()):
+        raise Mistake(given[0], "is of written answers, and no task here asks for one", "remove it")
+
+
 @dataclass
 class _Answers:
     """Results of a model: those that are on disk, and new ones for the rest; the model is loaded for new ones only."""
@@ -163,8 +176,8 @@ class _Answers:
         if self.options.data is not None and _count(task, shots) and not harness.has_examples(task):
             wrong = f"{name} shows {_count(task, shots)} examples, and there is no train file beside the questions"
             raise Mistake(self.options.data, wrong, "add one, or --num_fewshot=0")
-        if self.options.apply_chat_template and not self.tokenizer.chat_template:
-            raise Mistake("apply_chat_template", "the tokenizer has no chat template", "remove it")
+        if self.options.num_fewshot and not _count(task, shots):
+            self.say(f"{name} is defined with 0 examples, which --num_fewshot does not change")
         if task.OUTPUT_TYPE == "generate_until" and self._new_tokens(task) >= self.room:
             wrong = (
                 f"{name} wants {self._new_tokens(task)} tokens of an answer, and the model has {self.room} positions"
@@ -255,8 +268,9 @@ def _stderr(key: str) -> str:
 
 
 def as_line(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """A sample as predictions.jsonl has it: the prompt once, what was asked to follow it, answers and scores."""
+    """A sample as predictions.jsonl has it: a prompt that all its requests share stands there once."""
     arguments = sample["arguments"]
+    prompts = [str(request[0]) for request in arguments]
     followed = [request[1] for request in arguments if len(request) > 1 and isinstance(request[1], str)]
     return plain(
         {
@@ -264,7 +278,7 @@ def as_line(sample: Mapping[str, Any]) -> dict[str, Any]:
             "filter": sample["filter"],
             "doc": sample["doc"],
             "target": sample["target"],
-            "prompt": arguments[0][0],
+            "prompts": prompts if len(set(prompts)) > 1 else prompts[:1],
             "continuations": followed,
             "responses": sample["resps"],
             "filtered": sample["filtered_resps"],

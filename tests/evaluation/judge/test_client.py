@@ -7,6 +7,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_waits_grow():
         pytest.raises(Mistake),
     ):
         server(judge.address, wait=0.1).ask(MESSAGES)
-    waits = [after - before for before, after in zip(times, times[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(times)]
     assert len(waits) == 3
     assert waits[0] >= 0.07
     assert waits[1] >= 0.14

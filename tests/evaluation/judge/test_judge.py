@@ -298,10 +298,11 @@ def test_of_a_long_conversation_the_end_is_kept(student, data):
 
 def test_temperatures_are_the_categories_unless_one_is_given(student):
     tokenizer = load_tokenizer(student)
-    found = {name: asking("plain", tokenizer).sampling(name).temperature for name in
-             ("writing", "roleplay", "extraction", "math", "coding", "reasoning", "stem", "humanities", "cooking")}  # fmt: skip
-    assert found == {"writing": 0.7, "roleplay": 0.7, "extraction": 0, "math": 0, "coding": 0, "reasoning": 0,
-                     "stem": 0.1, "humanities": 0.1, "cooking": 0.7}  # fmt: skip
+    expected = {
+        "writing": 0.7, "roleplay": 0.7, "extraction": 0, "math": 0, "coding": 0, "reasoning": 0, "stem": 0.1,
+        "humanities": 0.1, "cooking": 0.7,
+    }  # fmt: skip
+    assert {name: asking("plain", tokenizer).sampling(name).temperature for name in expected} == expected
     assert asking("plain", tokenizer, temperature=0.3).sampling("math").temperature == 0.3
 
 
