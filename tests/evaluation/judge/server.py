@@ -58,6 +58,12 @@ def serving(act: Callable[[int, dict[str, Any]], Act]) -> Iterator[Judge]:
                 judge.paths.append(self.path)
             self.answer(act(number, body))
 
+        def do_GET(self) -> None:
+            with judge.lock:  # what a client that follows a redirect makes of its request
+                judge.asked.append({})
+                judge.headers.append(dict(self.headers))
+            self.answer(act(-1, {}))
+
         def answer(self, doing: Act) -> None:
             if doing.wait is not None:
                 doing.wait.wait(60)

@@ -128,9 +128,10 @@ def test_a_refusal_is_said_at_once_and_without_the_key(status):
     assert len(str(caught.value)) <= LONGEST_LINE
 
 
-def test_the_key_is_not_carried_to_another_address():
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_key_is_not_carried_to_another_address(status):
     with serving(lambda number, body: Act()) as other:
-        moved = Act(status=307, headers={"Location": f"{other.address}/chat/completions"})
+        moved = Act(status=status, headers={"Location": f"{other.address}/chat/completions"})
         with serving(lambda number, body: moved) as judge, pytest.raises(Mistake, match=r"another address"):
             server(judge.address).ask(MESSAGES)
         assert other.asked == []

@@ -267,7 +267,7 @@ def test_the_second_turn_has_the_students_own_first_answer(student, data, templa
     tokenizer, model = load_tokenizer(student), load_causal_lm(str(student))
     questions = read_questions(data)
     found = answer(model, tokenizer, questions, asking(template, tokenizer), 3)
-    stop = [tokenizer.convert_tokens_to_ids("<|im_end|>")] if template == "chat" else []
+    stop: list[Any] = [tokenizer.convert_tokens_to_ids("<|im_end|>")] if template == "chat" else []
     for place, (question, one) in enumerate(zip(questions, found, strict=True)):
         temperature = {"writing": 0.7, "math": 0.0, "cooking": 0.7}[question.category]
         text = JOINED[template].format(*question.turns, a=one.texts[0])
