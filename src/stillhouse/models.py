@@ -152,6 +152,15 @@ def check_lora(path: str, lora: Mapping[str, Any], *, trust_remote_code: bool = 
     Head.of(adapted)
 
 
+def head_without_weights(
+    path: str, vocabulary: int, *, overrides: dict[str, Any] | None = None, trust_remote_code: bool = False
+) -> Head:
+    """The head that the architecture of `path` has, on the meta device: its sizes, before anything is loaded."""
+    config = load_config(path, overrides=overrides, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        return Head.of(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code), vocabulary)
+
+
 def backbone(model: PreTrainedModel) -> torch.nn.Module:
     """The part of `model` below its LM head, adapters in place; the head is applied to its last hidden state."""
     causal = adapters.bare(model)
@@ -296,3 +305,25 @@ def longest_input(config: Any) -> int | None:
         if isinstance(limit, int):
             return limit
     return None
+
+
+def check_room(config: Any, tokens: int, max_length: int, *, model: str, length: str, who: str) -> None:
+    """Compare a configuration with its tokenizer and with the length of the examples.
+
+    Args:
+        tokens: of the tokenizer.
+        model: the key that names the model.
+        length: the key of `max_length`.
+        who: the model, as the mistake calls it.
+
+    Raises:
+        Mistake: too few embeddings or too few positions.
+    """
+    rows = config.get_text_config().vocab_size
+    if rows < tokens:
+        wrong = f"has {rows} embeddings for a tokenizer of {tokens} tokens"
+        raise Mistake(model, wrong, "use the tokenizer that the model was trained with")
+    positions = longest_input(config)
+    if positions is not None and max_length > positions:
+        wrong = f"{max_length} is more than the {positions} positions of {who}"
+        raise Mistake(length, wrong, f"write {positions} or less")

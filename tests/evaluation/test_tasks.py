@@ -66,9 +66,7 @@ def test_gsm8k_is_the_harness_own_over_local_rows(fours, gsm8k, tmp_path, capsys
     assert entry["scores"]["exact_match,flexible-extract"]["stderr"] == pytest.approx(1 / 3)
     store.verify_folder(out / "gsm8k")
     lines = store.read_jsonl(out / "gsm8k" / "predictions.jsonl")
-    assert [(line["doc_id"], line["filter"]) for line in lines if line["filter"] == "flexible-extract"] == [
-        (0, "flexible-extract"), (1, "flexible-extract"), (2, "flexible-extract"),
-    ]  # fmt: skip
+    assert [line["doc_id"] for line in lines if line["filter"] == "flexible-extract"] == [0, 1, 2]
     assert {str(line["responses"]) for line in lines} == {"[['4444']]"}
     shown = {f"Question: {row['question']}\nAnswer: {row['answer']}" for row in SUMS}
     for line in lines:
@@ -152,8 +150,7 @@ def log_probability(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str,
 def test_choices_are_scored_by_the_model_loaded_once(kind, letters, tmp_path, monkeypatch):
     folder = letters
     if kind == "adapter":
-        folder = tmp_path / "adapter"
-        folder.mkdir()
+        (folder := tmp_path / "adapter").mkdir()
         made: Any = load_causal_lm(str(letters), lora={"r": 4, "target_modules": ["c_attn"]}, seed=1)
         torch.manual_seed(0)
         for name, weight in made.named_parameters():
@@ -393,8 +390,8 @@ def test_without_lm_eval_its_extra_is_named(letters, gsm8k, tmp_path, monkeypatc
 
 
 def test_what_json_cannot_hold_is_null():
-    told = {1: float("nan"), "b": (float("inf"), "N/A", torch.tensor(2.5), True), "c": {"d": len}}
-    assert plain(told) == {"1": None, "b": [None, None, 2.5, True], "c": {"d": str(len)}}
+    told = {1: float("nan"), "b": (float("inf"), "N/A", torch.tensor(2.5), True)}
+    assert plain(told) == {"1": None, "b": [None, None, 2.5, True]}
 
 
 def test_generation_settings_are_those_of_the_harness(letters):

@@ -16,6 +16,7 @@ from stillhouse.cli import (
     demo,
     distill,
     evaluate,
+    evaluate_agreement,
     evaluate_judge,
     evaluate_tasks,
     export,
@@ -24,6 +25,7 @@ from stillhouse.cli import (
     methods,
     report,
     sft,
+    suite,
     vocab_map,
 )
 from stillhouse.cli.help import of_command, of_verb
@@ -36,10 +38,12 @@ VERBS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "evaluate tasks": evaluate_tasks,
     "evaluate judge": evaluate_judge,
+    "evaluate agreement": evaluate_agreement,
     "export": export,
     "vocab-map": vocab_map,
     "inspect": inspect,
     "report": report,
+    "suite": suite,
     "methods": methods,
     "demo": demo,
 }
@@ -103,6 +107,6 @@ def _run_verb(name: str, arguments: list[str]) -> None:
     if rehearses:
         VERBS[name].rehearse(options)
         return
-    if os.environ.get("RANK", "0") != "0" and not hasattr(VERBS[name], "rehearse"):
+    if os.environ.get("RANK", "0") != "0" and not getattr(VERBS[name], "TOGETHER", False):
         return  # a launcher started several processes for what one does
     VERBS[name].run(options)

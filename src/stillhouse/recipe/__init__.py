@@ -2,7 +2,7 @@
 
 from stillhouse.recipe.check import check
 from stillhouse.recipe.document import dump
-from stillhouse.recipe.evaluating import EvaluateOptions, JudgeOptions, TasksOptions
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions, JudgeOptions, TasksOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import (
     DemoOptions,
@@ -14,9 +14,11 @@ from stillhouse.recipe.options import (
 )
 from stillhouse.recipe.parse import OPTIONS, parse
 from stillhouse.recipe.schema import Data, Evaluation, Recipe, Student, Teacher
+from stillhouse.recipe.suite import SuiteOptions
 
 __all__ = [
     "OPTIONS",
+    "AgreementOptions",
     "Data",
     "DemoOptions",
     "EvaluateOptions",
@@ -29,6 +31,7 @@ __all__ = [
     "Recipe",
     "ReportOptions",
     "Student",
+    "SuiteOptions",
     "TasksOptions",
     "Teacher",
     "VocabMapOptions",

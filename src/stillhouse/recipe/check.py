@@ -5,13 +5,17 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
-from stillhouse.recipe.evaluating import EvaluateOptions, JudgeOptions, TasksOptions
+from stillhouse.recipe.data_sets import DataSets
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions, JudgeOptions, TasksOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import ExportOptions, GenerateOptions, ReportOptions, VocabMapOptions
+from stillhouse.recipe.runs import FINISHED
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section
 
@@ -48,17 +52,21 @@ def _check(options: Section) -> None:
         if Path(options.out).exists() and not options.overwrite:
             raise Mistake("out", f"'{options.out}' is there already", "give another --out, or --overwrite=true")
     elif isinstance(options, EvaluateOptions):
+        _check_sources(options)
+        _check_model("model", options.model)  # last: a suite asks this before its models are there
+    elif isinstance(options, AgreementOptions):
+        _check_map(options.vocabulary)
+        _check_sources(options)
+        _check_model("teacher", options.teacher)
         _check_model("model", options.model)
-        for source in options.data:
-            _check_rows("data", source, options.limit, answered=True, split="test")
     elif isinstance(options, TasksOptions):
-        _check_model("model", options.model)
         if options.data is not None:
             _check_file("data", options.data)
-    elif isinstance(options, JudgeOptions):
         _check_model("model", options.model)
+    elif isinstance(options, JudgeOptions):
         _check_file("data", options.data)
         _check_questions(options)
+        _check_model("model", options.model)
     elif isinstance(options, VocabMapOptions):
         _check_folder("teacher", options.teacher)
         _check_folder("student", options.student)
@@ -72,8 +80,14 @@ def _check(options: Section) -> None:
                 raise Mistake("runs", f"no folder '{run}'", _nearby(Path(run)))
 
 
+def _check_sources(options: DataSets) -> None:
+    for source in options.sources:
+        if not source.on_the_hub:
+            _check_rows("data", source.rows, options.limit, answered=True, split="test")
+
+
 def _check_recipe(recipe: Recipe) -> None:
-    if (recipe.folder / "finished.json").exists() and not recipe.overwrite:
+    if (recipe.folder / FINISHED).exists() and not recipe.overwrite:
         mend = "give another --name, or --overwrite=true to replace it"
         raise Mistake(str(recipe.folder), "holds a finished run", mend)
     student = recipe.student
@@ -83,9 +97,7 @@ def _check_recipe(recipe: Recipe) -> None:
         _check_folder("student.tokenizer", student.tokenizer)
     if recipe.teacher is not None:
         _check_model("teacher.model", recipe.teacher.model)
-    if recipe.vocabulary is not None and not Path(recipe.vocabulary.get("path", ".")).exists():
-        path = Path(recipe.vocabulary["path"])
-        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
+    _check_map(recipe.vocabulary)
     if recipe.method.get("projectors", "none") != "none":
         method_weights(recipe.method["projectors"], "method.projectors")
     data = recipe.data
@@ -98,11 +110,17 @@ def _check_inspected(options: InspectOptions) -> None:
     for key, name in (("student", options.student), ("teacher", options.teacher)):
         if name is not None:
             _check_folder(key, name)
-    path = Path((options.vocabulary or {}).get("path", "."))
-    if options.teacher is not None and not path.exists():
-        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
+    if options.teacher is not None:
+        _check_map(options.vocabulary)
     if options.data is not None:
         _check_rows("data", options.data, options.limit, answered=True, split=options.split)
+
+
+def _check_map(vocabulary: Mapping[str, Any] | None) -> None:
+    """A map that a file holds."""
+    path = Path((vocabulary or {}).get("path", "."))
+    if not path.exists():
+        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
 
 
 def check_adapter(recipe: Recipe) -> None:
@@ -122,11 +140,11 @@ def check_adapter(recipe: Recipe) -> None:
 
 def _check_rows(key: str, source: str, limit: int | None, *, answered: bool, split: str = "train") -> None:
     from stillhouse.data.conversation import read
-    from stillhouse.data.rows import READERS, read_rows
+    from stillhouse.data.rows import may_be_hub_name, read_rows
 
     path = Path(source)
     if not path.exists():
-        if _may_be_on_the_hub(source) and "/" in source and path.suffix not in READERS:
+        if may_be_hub_name(source):
             return  # asked for when the run begins
         raise Mistake(key, f"no file '{source}'", _nearby(path))
     if path.is_file() and path.stat().st_size > READ_WHOLE_BYTES:

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 from stillhouse.catalogue import METHODS, NAMED, find, name_key
 from stillhouse.mistakes import Mistake, shorten
 from stillhouse.recipe.document import Located, read_command_line, read_document, read_scalar
-from stillhouse.recipe.evaluating import EvaluateOptions, JudgeOptions, TasksOptions
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions, JudgeOptions, TasksOptions
 from stillhouse.recipe.inspection import InspectOptions, from_recipe
 from stillhouse.recipe.names import annotation_at, unknown_key
 from stillhouse.recipe.options import (
@@ -23,6 +23,7 @@ from stillhouse.recipe.options import (
 )
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section, Text, section_in, shown, types_of
+from stillhouse.recipe.suite import SuiteOptions
 
 OPTIONS: dict[str, type[Section]] = {
     "sft": Recipe,
@@ -31,10 +32,12 @@ OPTIONS: dict[str, type[Section]] = {
     "evaluate": EvaluateOptions,
     "evaluate tasks": TasksOptions,
     "evaluate judge": JudgeOptions,
+    "evaluate agreement": AgreementOptions,
     "export": ExportOptions,
     "vocab-map": VocabMapOptions,
     "inspect": InspectOptions,
     "report": ReportOptions,
+    "suite": SuiteOptions,
     "methods": MethodsOptions,
     "demo": DemoOptions,
 }

@@ -8,12 +8,10 @@ from typing import Any
 
 from stillhouse import store
 from stillhouse.mistakes import Mistake
-from stillhouse.model_folders import epoch_folders
+from stillhouse.model_folders import RECIPE, epoch_folders
 from stillhouse.recipe import Recipe, dump
-from stillhouse.recipe.document import read_document
+from stillhouse.recipe.runs import FINISHED, difference
 from stillhouse.training.checkpoints import LAST
-
-RECIPE, FINISHED = "recipe.yaml", "finished.json"
 
 
 @dataclass(frozen=True)
@@ -73,21 +71,9 @@ def _why_not(path: Path, recipe: Recipe) -> Mistake | None:
         store.verify_file(path / RECIPE)
     except (store.Corrupt, store.Absent) as lost:
         return Mistake(lost.where, lost.wrong, "--overwrite=true starts this run anew")
-    before, now = _flat(read_document(str(path / RECIPE)).nested()), _flat(recipe.as_dict())
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    changed = [key for key in changed if key != "overwrite"]
-    if not changed:
+    changed = difference(path, recipe)
+    if changed is None:
         return None
-    key = changed[0]
-    wrong = f"is {now.get(key)} here, but {before.get(key)} in the interrupted run in {path}"
+    key, before, now = changed
+    wrong = f"is {now} here, but {before} in the interrupted run in {path}"
     return Mistake(key, wrong, "give another --name, or --overwrite=true")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        name: value
-        for key, child in tree.items()
-        for name, value in _flat(child, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
