@@ -58,7 +58,7 @@ class Case:
 
     def __init__(self, asked: AgreementOptions, dtype: torch.dtype = torch.float64) -> None:
         self.options, self.pair = asked, Pair.of(asked)
-        self.held = HeldOut.read(asked.data[0], self.pair, asked)
+        self.held = HeldOut.read(asked.sources[0], self.pair, asked)
         self.models = [load_causal_lm(name).to(dtype) for name in (asked.model, asked.teacher)]  # pyright: ignore[reportArgumentType]
         readers = Reader(self.models[0], len(self.pair.student)), Reader(self.models[1], len(self.pair.teacher))
         self.reading = Reading(self.pair, readers, asked.temperature, asked.top_k, asked.bins)

@@ -102,6 +102,11 @@ def _check_recipe(recipe: Recipe) -> None:
         method_weights(recipe.method["projectors"], "method.projectors")
     data = recipe.data
     _check_rows("data.train", data.train, data.limit, answered=True, split=data.train_split)
+    if data.corpus is not None:
+        _check_rows("data.corpus", data.corpus, None, answered=False)
+    written = (recipe.rollout or {}).get("written", "none")
+    if written != "none":
+        _check_rows("rollout.written", written, None, answered=True)
     if data.eval is not None:
         _check_rows("data.eval", data.eval, data.eval_limit, answered=True, split=data.eval_split)
 

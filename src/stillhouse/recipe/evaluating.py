@@ -15,12 +15,15 @@ from stillhouse.recipe.schema import (
     PROBABILITY,
     Dtype,
     Template,
+    check_address,
     check_lengths,
     check_seeds,
 )
 from stillhouse.recipe.section import Bounds, Section, setting, shown
 
 LEADERBOARD = "open_llm_leaderboard"  # the six tasks of the first leaderboard, as TAID reports them
+
+Running = Literal["batches", "continuous"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +50,18 @@ class Answering(OfModel):
     top_p: float = setting("sample from the smallest set of tokens with this mass", 1.0, PROBABILITY)
     no_repeat_ngram_size: int = setting("no n-gram of this size twice; 0: off", 0, NOT_NEGATIVE)
     batch_size: int = setting("prompts answered at a time", 32, ONE_OR_MORE)
+    engine: Running = setting("transformers' generate in batches, or its continuous batching", "batches")
+    server: str | None = setting("the address of a vLLM server that has `model`, and answers instead", None)
 
     def validate(self) -> None:
         check_lengths(self, self.max_prompt_length, self.max_length)
+        if self.server is None:
+            return
+        check_address("server", self.server)
+        if self.engine != "batches":
+            raise Mistake("engine", "is of a model in this process, and a server answers", "remove it, or server")
+        if self.no_repeat_ngram_size:
+            raise Mistake("no_repeat_ngram_size", "is not known to a server", "write 0, or remove server")
 
 
 @dataclass(frozen=True, kw_only=True)
