@@ -55,8 +55,8 @@ def options(model: Path, data: Path | None, *names: str, **others: Any) -> Tasks
 
 
 def test_gsm8k_is_the_harness_own_over_local_rows(fours, gsm8k, tmp_path, capsys):
-    given = options(fours, gsm8k, "gsm8k", num_fewshot=2, limit=3, max_new_tokens=4, out=str(tmp_path / "out"))
-    report = evaluate_tasks(given)
+    out = str(tmp_path / "out")
+    report = evaluate_tasks(options(fours, gsm8k, "gsm8k", num_fewshot=2, limit=3, max_new_tokens=4, out=out))
     out = tmp_path / "out" / "tasks"
     assert store.read_json(out / "tasks.json") == report
     entry = report["tasks"]["gsm8k"]
@@ -113,7 +113,7 @@ def test_what_is_there_is_not_evaluated_again(fours, gsm8k, tmp_path, monkeypatc
     monkeypatch.setattr(tasks, "load_author", lambda model, **how: loaded.append(model) or load(model, **how))
     moved = gsm8k.parent.rename(tmp_path / "elsewhere")
     assert evaluate_tasks(options(fours, moved / "test.jsonl", "gsm8k", **given)) == first
-    assert loaded == []
+    assert not loaded
     with pytest.raises(Mistake, match=r"was made with limit=2, now 3; give another --out"):
         evaluate_tasks(options(fours, moved / "test.jsonl", "gsm8k", **{**given, "limit": 3}))
     evaluate_tasks(options(fours, moved / "test.jsonl", "gsm8k", **{**given, "limit": 3}, overwrite=True))
@@ -328,7 +328,7 @@ def test_an_answer_longer_than_the_model_is_refused(letters, gsm8k, tmp_path):
 
 def test_a_chat_template_that_is_not_there_is_refused(letters, gsm8k, tmp_path):
     with pytest.raises(Mistake, match=r"no chat template"):
-        evaluate_tasks(options(letters, gsm8k, "gsm8k", max_new_tokens=4, apply_chat_template=True, out=str(tmp_path)))
+        evaluate_tasks(options(letters, gsm8k, "gsm8k", apply_chat_template=True, out=str(tmp_path)))
 
 
 def test_options_of_written_answers_are_refused_where_none_is_written(letters, tmp_path):
@@ -398,4 +398,3 @@ def test_generation_settings_are_those_of_the_harness(letters):
     made = options(letters, None, "gsm8k", temperature=0.5, top_p=0.9, max_new_tokens=3)
     assert made.generation == {"max_gen_toks": 3, "temperature": 0.5, "top_p": 0.9, "do_sample": True}
     assert options(letters, None, "gsm8k", temperature=0).generation == {"temperature": 0, "do_sample": False}
-    assert options(letters, None, "gsm8k").generation == {}
