@@ -27,7 +27,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_names_every_key_and_fits(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([verb, "--help"]) == 0
+    assert cli.main([*verb.split(), "--help"]) == 0
     out = capsys.readouterr().out
     for key in all_keys(OPTIONS[verb]):
         inside = key.startswith(("training.", *(f"{section}." for section in NAMED), "student.lora."))
@@ -40,7 +40,7 @@ def test_help_of_a_verb_names_every_key_and_fits(verb: str, capsys: pytest.Captu
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_example_of_every_verb_is_a_right_command(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    assert cli.main([verb, *VERBS[verb].EXAMPLE.split(), "--print_config"]) == 0
+    assert cli.main([*verb.split(), *VERBS[verb].EXAMPLE.split(), "--print_config"]) == 0
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from stillhouse.rollout import Sampling, respond
-from stillhouse.rollout.drawing import Drawing
+from stillhouse.rollout.drawing import Drawing, _drawn
 from tests.rollout.small import VOCABULARY, character_tokenizer, some_prompts, tiny_gpt2, tiny_llama
 
 PROMPTS = some_prompts(6)
@@ -65,6 +66,5 @@ def test_draws_follow_probabilities_that_are_unlike():
 
 
 def test_a_place_at_the_very_end_falls_to_a_token_that_may_be_said():
-    drawing = Drawing(Sampling(1), [(0,)])
-    drawing._streams = [type("Stream", (), {"random": staticmethod(lambda: 1.0)})()]  # pyright: ignore[reportAttributeAccessIssue]
-    assert int(drawing._drawn(torch.tensor([[0.3, 0.7, 0.0]]))) == 1
+    stream: Any = type("Stream", (), {"random": staticmethod(lambda: 1.0)})()
+    assert int(_drawn(torch.tensor([[0.3, 0.7, 0.0]]), [stream])) == 1

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from stillhouse.mistakes import Mistake
 from stillhouse.rollout import Response, Sampling, generate, respond
-from stillhouse.rollout.generate import plan_batches
+from stillhouse.rollout.batches import plan_batches
 from tests.rollout.small import VOCABULARY, character_tokenizer, some_prompts, tiny_gpt2, tiny_llama
 
 GREEDY = Sampling(max_new_tokens=12, temperature=0)

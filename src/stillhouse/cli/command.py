@@ -52,7 +52,7 @@ def _run(arguments: list[str]) -> None:
     if arguments[0] == "--version":
         print(f"stillhouse {__version__}")
         return
-    name, *rest = arguments
+    name, rest = _verb(arguments)
     if name.endswith((".yaml", ".yml")):
         raise Mistake("", f"a verb comes before '{name}'", f"stillhouse sft {name}, or stillhouse distill {name}")
     if name not in VERBS:
@@ -61,6 +61,12 @@ def _run(arguments: list[str]) -> None:
         print(of_verb(name, VERBS[name].SUMMARY, VERBS[name].EXAMPLE))
         return
     _run_verb(name, rest)
+
+
+def _verb(arguments: list[str]) -> tuple[str, list[str]]:
+    """The verb, of one word or two (`evaluate code`), and what follows it."""
+    both = " ".join(arguments[:2])
+    return (both, arguments[2:]) if both in VERBS else (arguments[0], arguments[1:])
 
 
 def _run_verb(name: str, arguments: list[str]) -> None:

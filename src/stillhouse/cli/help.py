@@ -19,7 +19,8 @@ WIDTH = 110
 
 def of_command(summaries: Mapping[str, str]) -> str:
     """The help of `stillhouse` alone."""
-    verbs = "\n".join(f"  {name:10}{summary}" for name, summary in summaries.items())
+    width = 2 + max(map(len, summaries))
+    verbs = "\n".join(f"  {name:{width}}{summary}" for name, summary in summaries.items())
     return f"""usage: stillhouse VERB [RECIPE.yaml] [--key=value ...] [--print_config]
 
 Distil large language models into small ones.

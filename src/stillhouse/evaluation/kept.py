@@ -1,4 +1,4 @@
-"""Predictions on disk, one folder for each data set and seed, and whether they may be used again.
+"""What a model wrote, on disk, one folder for each data set and seed, and whether it may be used again.
 
     <out>/<data set>/seed<seed>/predictions.jsonl  settings.json  manifest.json
 
@@ -10,15 +10,13 @@ somebody may still want them, and replacing them takes `overwrite`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stillhouse import store
-from stillhouse.evaluation.predictions import Prediction, Questions
 from stillhouse.mistakes import Mistake, shorten
-from stillhouse.store.digests import of_bytes
-from stillhouse.store.records import dumps
+from stillhouse.store.records import MANIFEST
 
 PREDICTIONS, SETTINGS = "predictions.jsonl", "settings.json"
 
@@ -39,8 +37,8 @@ class Keeper:
     found: dict[str, str]
     overwrite: bool
 
-    def read(self) -> tuple[list[Prediction] | None, str]:
-        """The predictions, if they are there, whole, and made with the same; else None and why not ("" if absent).
+    def read(self) -> tuple[list[dict[str, Any]] | None, str]:
+        """A line for each prediction, if all are there and made with the same; else None and why not ("" if absent).
 
         Raises:
             Mistake: they were made with other settings and may not be replaced.
@@ -67,12 +65,12 @@ class Keeper:
         changed += [key for key, value in self.found.items() if made_with["found"].get(key) != value]
         if changed:
             return None, f"{self.folder} was made with another {changed[0]}"
-        return [Prediction.from_line(line) for line in lines], ""
+        return lines, ""
 
-    def write(self, predictions: list[Prediction]) -> None:
-        """Keep `predictions`, all or none."""
+    def write(self, lines: list[dict[str, Any]]) -> None:
+        """Keep `lines`, all or none."""
         with store.write_folder(self.folder) as folder:
-            store.write_jsonl(folder / PREDICTIONS, [prediction.as_line() for prediction in predictions])
+            store.write_jsonl(folder / PREDICTIONS, lines)
             store.write_json(folder / SETTINGS, {"chosen": self.chosen, "found": self.found})
 
 
@@ -80,6 +78,15 @@ def _short(value: object) -> str:
     return shorten(str(value), 30)
 
 
-def hash_of(questions: Questions) -> str:
-    """A hash of all that a prediction and its scores depend on: token ids, references, stop tokens."""
-    return of_bytes(dumps(asdict(questions))).xxh3
+def out_folder(model: str, out: str | None) -> Path:
+    """Where scores go: beside a checkpoint, whose manifest knows all that belongs into it; else in the model's folder.
+
+    Raises:
+        Mistake: `out` is not given, and `model` is no folder.
+    """
+    if out is not None:
+        return Path(out)
+    folder = Path(model)
+    if not folder.is_dir():
+        raise Mistake("out", f"is not given, and '{model}' is not a folder", "write --out=a folder")
+    return (folder.parent if (folder / MANIFEST).is_file() else folder) / "evaluation"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
@@ -15,6 +15,8 @@ from stillhouse.data.templates import Template
 from stillhouse.evaluation.metrics import Scores, exact_match, rouge_l
 from stillhouse.mistakes import Mistake
 from stillhouse.rollout import Sampling, encode_prompts, end_of_turn, respond
+from stillhouse.store.digests import of_bytes
+from stillhouse.store.records import dumps
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Questions:
                 raise Mistake(row.origin, "has no response to compare an answer with", "give it one or remove the row")
         stop = end_of_turn(template, tokenizer)
         return cls(prompts.texts, prompts.input_ids, references, stop, limits.max_length, prompts.cut)
+
+    @property
+    def hash(self) -> str:
+        """Of all that a prediction and its scores depend on: token ids, references, stop tokens."""
+        return of_bytes(dumps(asdict(self))).xxh3
 
 
 @dataclass(frozen=True)

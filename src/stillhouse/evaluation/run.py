@@ -20,13 +20,13 @@ from stillhouse.data import read_rows
 from stillhouse.data.encode import Limits
 from stillhouse.data.templates import build
 from stillhouse.data.tokenizer import load_tokenizer
-from stillhouse.evaluation.kept import Keeper, hash_of
+from stillhouse.evaluation.kept import Keeper, out_folder
+from stillhouse.evaluation.measures import Measure, write_measures
 from stillhouse.evaluation.predictions import Evaluated, Prediction, Questions, predict, seeds_that_matter
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
 from stillhouse.rollout import Sampling
 from stillhouse.rollout.author import identify, load_author
-from stillhouse.store.records import MANIFEST
 
 if TYPE_CHECKING:
     from stillhouse.recipe import EvaluateOptions
@@ -55,7 +55,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         Mistake: a file, a row, the model or an option is wrong, or there are predictions of other settings.
     """
     say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
-    out = _out(options)
+    out = out_folder(options.model, options.out)
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
@@ -71,15 +71,16 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     questions = _questions(options, tokenizer)
     model_hash = identify(options.model, trust_remote_code=options.trust_remote_code)
     answers = _Answers(options, sampling, tokenizer, model_hash, out, say)
+    evaluated = {
+        name: Evaluated({seed: answers.of(name, asked, seed) for seed in seeds}) for name, asked in questions.items()
+    }
     report = {
         "model": options.model,
         "settings": {key: getattr(options, key) for key in _CHOSEN if key != "model"} | {"seeds": seeds},
-        "data": {
-            name: _entry(asked, Evaluated({seed: answers.of(name, asked, seed) for seed in seeds}))
-            for name, asked in questions.items()
-        },
+        "data": {name: _entry(questions[name], found) for name, found in evaluated.items()},
     }
     store.write_json(out / SCORES, report)
+    write_measures(out, [measure for name, found in evaluated.items() for measure in _measures(name, found)])
     print_table(report["data"])
     say(f"predictions and scores are in {out}")
     return report
@@ -104,11 +105,11 @@ class _Answers:
     def of(self, name: str, questions: Questions, seed: int) -> list[Prediction]:
         """The answers to the questions of data set `name`, drawn with `seed`."""
         chosen = {key: getattr(self.options, key) for key in _CHOSEN}
-        found = {"model": self.model_hash, "data": hash_of(questions)}
+        found = {"model": self.model_hash, "data": questions.hash}
         keeper = Keeper(self.out / name / f"seed{seed}", chosen, found, self.options.overwrite)
-        predictions, why_not = keeper.read()
-        if predictions is not None:
-            return predictions
+        lines, why_not = keeper.read()
+        if lines is not None:
+            return [Prediction.from_line(line) for line in lines]
         if why_not:
             self.say(f"{why_not}: answered anew")
         predictions = predict(
@@ -120,7 +121,7 @@ class _Answers:
             batch_size=self.options.batch_size,
             description=f"{name}, seed {seed}",
         )
-        keeper.write(predictions)
+        keeper.write([prediction.as_line() for prediction in predictions])
         return predictions
 
 
@@ -147,6 +148,17 @@ def _entry(questions: Questions, evaluated: Evaluated) -> dict[str, Any]:
         "clipped": sum(prediction.clipped for prediction in every),
         "cut": questions.cut,
     }
+
+
+def _measures(name: str, evaluated: Evaluated) -> list[Measure]:
+    """What is compared between models, answer by answer."""
+    by_seed = evaluated.predictions.items()
+    return [
+        Measure(f"{name} ROUGE-L", {seed: [100 * found.rouge_l for found in every] for seed, every in by_seed}),
+        Measure(
+            f"{name} exact match", {seed: [100.0 * found.exact_match for found in every] for seed, every in by_seed}
+        ),
+    ]
 
 
 def print_table(data: Mapping[str, Mapping[str, Any]]) -> None:
@@ -192,13 +204,3 @@ def data_name(path: str) -> str:
     """The name of a data set: its file's, or its folder's where the file is named after a split (dolly/test.jsonl)."""
     parts = Path(path).absolute()
     return parts.parent.name if parts.stem in _SPLITS and parts.parent.name else parts.stem
-
-
-def _out(options: EvaluateOptions) -> Path:
-    """Beside a checkpoint, whose manifest knows all that belongs into it; else in the model's folder."""
-    if options.out is not None:
-        return Path(options.out)
-    folder = Path(options.model)
-    if not folder.is_dir():
-        raise Mistake("out", f"is not given, and '{options.model}' is not a folder", "write --out=a folder")
-    return (folder.parent if (folder / MANIFEST).is_file() else folder) / "evaluation"

@@ -2,10 +2,10 @@
 
 from stillhouse.recipe.check import check
 from stillhouse.recipe.document import dump
+from stillhouse.recipe.evaluating import EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import (
     DemoOptions,
-    EvaluateOptions,
     ExportOptions,
     GenerateOptions,
     MethodsOptions,

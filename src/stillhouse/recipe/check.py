@@ -9,8 +9,9 @@ from pathlib import Path
 
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
+from stillhouse.recipe.evaluating import EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
-from stillhouse.recipe.options import EvaluateOptions, ExportOptions, GenerateOptions, ReportOptions, VocabMapOptions
+from stillhouse.recipe.options import ExportOptions, GenerateOptions, ReportOptions, VocabMapOptions
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section
 

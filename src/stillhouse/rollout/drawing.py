@@ -7,7 +7,7 @@ the process. So training on what the student writes does not depend on how a bat
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,66 @@ from stillhouse.rollout.sampling import Sampling
 Seed = tuple[int, ...]
 
 
+class Choosing:
+    """One token for every row of a step, each by a number of its own stream.
+
+    Args:
+        sampling: temperature, top-k and top-p.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._cut = LogitsProcessorList()
+        if not sampling.greedy:
+            self._cut.append(TemperatureLogitsWarper(float(sampling.temperature)))
+            if sampling.top_k:
+                self._cut.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1.0:
+                self._cut.append(TopPLogitsWarper(sampling.top_p))
+
+    def choose(
+        self,
+        scores: Tensor,
+        streams: Sequence[np.random.Generator],
+        theirs: Callable[[], Tensor] | None = None,
+        share: float = 0.0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The token of each row [B], its log q before any cut [B], and its importance [B].
+
+        Args:
+            scores: [B, V], logits.
+            streams: of every row.
+            theirs: gives a second model's logits [B, V], whose probabilities have the share `share`.
+        """
+        temperature = 1.0 if self.sampling.greedy else self.sampling.temperature
+        logs = torch.log_softmax(scores.float() / temperature, -1)  # [B, V], what is noted: of all tokens
+        own = self._cut(_NO_IDS, scores.float()).softmax(-1)  # [B, V], what is drawn from: perhaps of some  # pyright: ignore[reportArgumentType]
+        drawn_from = own
+        if theirs is not None:
+            drawn_from = (1.0 - share) * own + share * (theirs() / temperature).softmax(-1)
+        token = drawn_from.argmax(-1) if self.sampling.greedy else _drawn(drawn_from, streams)  # [B]
+        at = token.unsqueeze(-1)
+        return token, logs.gather(-1, at).squeeze(-1), (own.gather(-1, at) / drawn_from.gather(-1, at)).squeeze(-1)
+
+
+_NO_IDS = torch.empty(0, dtype=torch.long)  # a temperature and a cut do not ask what was written
+
+
+def _drawn(probabilities: Tensor, streams: Sequence[np.random.Generator]) -> Tensor:
+    """[B] by the inverse distribution function, in fp64: in fp32 the rare tokens of a large vocabulary vanish."""
+    reached = probabilities.double().cumsum(-1)  # [B, V]
+    uniform = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
+    place = uniform.to(reached.device).unsqueeze(-1) * reached[:, -1:]
+    token = torch.searchsorted(reached, place, right=True).squeeze(-1)
+    # Rounding may put a place at the very end, behind the last token that has any probability.
+    return torch.where(token < probabilities.shape[-1], token, probabilities.argmax(-1))
+
+
+def only(token: Tensor, scores: Tensor) -> Tensor:
+    """[B, V] like `scores` that leave no choice: -inf but at `token` [B]."""
+    return torch.full_like(scores, -torch.inf).scatter(-1, token.unsqueeze(-1), 0.0)
+
+
 class Drawing(LogitsProcessor):
     """Turns the logits of every step into the choice of one token a row.
 
@@ -41,45 +101,32 @@ class Drawing(LogitsProcessor):
     def __init__(
         self, sampling: Sampling, seeds: Sequence[Seed], beside: Beside | None = None, share: float = 0.0
     ) -> None:
-        self.sampling, self.beside, self.share = sampling, beside, share
+        self.choosing, self.beside, self.share = Choosing(sampling), beside, share
         self._streams = [np.random.default_rng(seed) for seed in seeds]
-        self._cut = LogitsProcessorList()
-        if not sampling.greedy:
-            self._cut.append(TemperatureLogitsWarper(float(sampling.temperature)))
-            if sampling.top_k:
-                self._cut.append(TopKLogitsWarper(sampling.top_k))
-            if sampling.top_p < 1.0:
-                self._cut.append(TopPLogitsWarper(sampling.top_p))
-        self._log_probability: list[Tensor] = []
-        self._importance: list[Tensor] = []
+        self._rows = torch.arange(len(seeds))
+        self._noted: list[tuple[Tensor, Tensor, Tensor]] = []  # of every step: rows, their log q, their importance
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """One token for every row: `scores` [B, V] with -inf everywhere else."""
-        temperature = 1.0 if self.sampling.greedy else self.sampling.temperature
-        logs = torch.log_softmax(scores.float() / temperature, -1)  # [B, V], what is noted: of all tokens
-        own = self._cut(input_ids, scores.float()).softmax(-1)  # [B, V], what is drawn from: perhaps of some  # pyright: ignore[reportArgumentType]
-        drawn_from = own
-        if self.beside is not None:
-            theirs = self.beside(input_ids, scores) / temperature
-            drawn_from = (1.0 - self.share) * own + self.share * theirs.softmax(-1)
-        token = drawn_from.argmax(-1) if self.sampling.greedy else self._drawn(drawn_from)  # [B]
-        at = token.unsqueeze(-1)
-        self._log_probability.append(logs.gather(-1, at).squeeze(-1))
-        self._importance.append((own.gather(-1, at) / drawn_from.gather(-1, at)).squeeze(-1))
-        return torch.full_like(scores, -torch.inf).scatter(-1, at, 0.0)
+        beside = self.beside
+        theirs = None if beside is None else lambda: beside(input_ids, scores)
+        token, log_probability, importance = self.choosing.choose(scores, self._streams, theirs, self.share)
+        self._noted.append((self._rows, log_probability, importance))
+        return only(token, scores)
 
-    def _drawn(self, probabilities: Tensor) -> Tensor:
-        """[B] by the inverse distribution function, in fp64: in fp32 the rare tokens of a large vocabulary vanish."""
-        reached = probabilities.double().cumsum(-1)  # [B, V]
-        uniform = torch.tensor([stream.random() for stream in self._streams], dtype=torch.float64)
-        place = uniform.to(reached.device).unsqueeze(-1) * reached[:, -1:]
-        token = torch.searchsorted(reached, place, right=True).squeeze(-1)
-        # Rounding may put a place at the very end, behind the last token that has any probability.
-        return torch.where(token < probabilities.shape[-1], token, probabilities.argmax(-1))
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these of the rows, by their places among those that there are."""
+        places = rows.tolist()
+        self._streams = [self._streams[place] for place in places]
+        self._rows = self._rows[places]
 
     def notes(self) -> tuple[Tensor, Tensor]:
         """log q of every token drawn, and the importance of each: [B, steps]; meaningless behind a row's end."""
-        return torch.stack(self._log_probability, -1).cpu(), torch.stack(self._importance, -1).cpu()
+        every = len(self._noted[0][0]) if self._noted else 0
+        logs, importance = (torch.zeros(every, len(self._noted)) for _ in range(2))
+        for step, (rows, log, worth) in enumerate(self._noted):
+            logs[rows, step], importance[rows, step] = log.cpu(), worth.cpu()
+        return logs, importance
 
 
 class Beside:
