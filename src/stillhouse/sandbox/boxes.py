@@ -23,8 +23,8 @@ from stillhouse.sandbox.limits import Limits
 from stillhouse.sandbox.room import python_room
 from stillhouse.sandbox.system_calls import seccomp_filter
 
-Kind = Literal["bubblewrap", "namespaces", "none"]
-KINDS: tuple[Kind, ...] = ("bubblewrap", "namespaces", "none")
+Kind = Literal["namespaces", "bubblewrap", "none"]
+KINDS: tuple[Kind, ...] = ("namespaces", "bubblewrap", "none")  # the strictest first
 _PROGRAM = Path(__file__).with_name("launch.py")
 _INSIDE = Path(__file__).with_name("inside")
 _GRACE_S = 10.0  # beyond its wall clock, for a keeper that is itself stuck
@@ -206,9 +206,9 @@ def _bubblewrap(spec: Mapping[str, Any], limits: Limits) -> list[str]:
     line += [word for target, text in spec["links"] for word in ("--symlink", text, target)]
     for source, target in spec["binds"]:
         line += ["--dev-bind" if source.startswith("/dev/") else "--ro-bind", source, target]
-    for target in ("/work", "/dev/shm")[: 1 + spec["shared_memory"]]:
-        line += ["--size", str(limits.files_mb << 20), "--tmpfs", target]
-    return [*line, "--remount-ro", "/", "--chdir", "/work", "--", *spec["argv"]]
+    # Bubblewrap cannot limit how many files a file system in memory has, so that none may be written there.
+    line += ["--hostname", "sandbox", "--dir", "/work", "--remount-ro", "/", "--chdir", "/work", "--"]
+    return [*line, *spec["argv"]]
 
 
 def run(kind: Kind, text: str, limits: Limits) -> Ended:

@@ -37,7 +37,6 @@ attempt("read the environment outside", lambda: "STILLHOUSE_PROBE" in os.environ
 attempt("be root", lambda: os.getuid() == 0)
 attempt("start a process", lambda: os.fork() or os._exit(0))
 attempt("use any memory", lambda: resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY)
-open("own", "w").close()
 print(json.dumps(worked))
 """
 _AUTO = "auto"

@@ -23,7 +23,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # From the kernel's headers.
 NEW_USER, NEW_PID, NEW_NET, NEW_MOUNT, NEW_IPC, NEW_UTS = 0x10000000, 0x20000000, 0x40000000, 0x20000, 0x8000000, 0x4000000
@@ -103,6 +103,7 @@ def start_in_namespaces(spec: dict[str, Any], status: int) -> int:
 
 def new_root(spec: dict[str, Any], machine: str) -> None:
     """Leave the file system for one in memory that holds what the program needs, read-only, and an empty folder."""
+    called("name the machine", libc.sethostname(b"sandbox", 7))
     mount("none", "/", None, RECURSIVE | PRIVATE)
     root = spec["root"]
     mount("tmpfs", root, "tmpfs", NO_SUID | NO_DEV, "size=1m,mode=755")
@@ -221,14 +222,22 @@ def become(spec: dict[str, Any], status: int) -> None:
     if spec["chdir"]:
         os.chdir(spec["chdir"])
     if spec["call"] and spec["kind"] == "namespaces":
-        # No need to start an interpreter: this process has never seen anything but its specification.
+        play(spec, status)
+    os.execve(spec["argv"][0], spec["argv"], spec["env"])
+
+
+def play(spec: dict[str, Any], status: int) -> NoReturn:
+    """Be a program of `inside` without starting an interpreter: this process has seen nothing but its specification."""
+    os.close(status)  # what runs from here on has no word in how it ended
+    code = 1
+    try:
         os.environ.clear()
         os.environ.update(spec["env"])
         sys.path[:] = [path for path in sys.path if path != str(Path(__file__).parent)]
-        sys.argv[:] = [spec["call"]]
         importlib.import_module(f"inside.{spec['call']}").main("/program")
-        os._exit(0)
-    os.execve(spec["argv"][0], spec["argv"], spec["env"])
+        code = 0
+    finally:
+        os._exit(code)
 
 
 def keep(child: int, lifeline: int, wall_s: float) -> bool:

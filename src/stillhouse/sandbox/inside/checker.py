@@ -53,6 +53,8 @@ class Line:
                         self.stop("ended", f"{kind}: {text}")
                     self.raised = plain.exception(kind, text)
                     raise self.raised
+                case [int(number), "unplain", str(text)] if number == self.number:
+                    self.stop("protocol", text)
                 case [int(number), "memory"] if number == self.number:
                     self.stop("memory", "")
         except plain.Gone:

@@ -15,7 +15,7 @@ def main(folder: str) -> None:
     """Load `folder`/candidate.py; then answer, on standard output, the calls that standard input asks for.
 
     A call is [number, function, arguments, named arguments]; an answer [number, "value", value] or [number,
-    "raised", class, text] or [number, "memory"]. Number 0 is the loading.
+    "raised", class, text], [number, "unplain", why] or [number, "memory"]. Number 0 is the loading.
     """
     asked, answered = os.dup(0), os.dup(1)
     plain.silence()
@@ -26,7 +26,11 @@ def main(folder: str) -> None:
             number, name, arguments, named = plain.receive(asked)
         except plain.Gone:
             return
-        plain.send(answered, [number, *_called(module, name, plain.decode(arguments), plain.decode(named))])
+        answer = _called(module, name, plain.decode(arguments), plain.decode(named))
+        try:
+            plain.send(answered, [number, *answer])
+        except plain.Unplain as error:
+            plain.send(answered, [number, "unplain", str(error)])
 
 
 def _load(path: str) -> tuple[list[Any], ModuleType | None]:
@@ -49,6 +53,8 @@ def _called(module: ModuleType, name: str, arguments: Any, named: Any) -> list[A
         if function is None:
             return ["raised", "NameError", f"name '{name}' is not defined"]
         return ["value", plain.encode(function(*arguments, **named), opaque=True)]
+    except plain.Unplain as error:
+        return ["unplain", str(error)]
     except MemoryError:
         return ["memory"]
     except BaseException as error:  # noqa: BLE001  SystemExit is an answer too
