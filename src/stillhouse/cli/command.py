@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from stillhouse import __version__
-from stillhouse.cli import demo, distill, evaluate, export, generate, inspect, methods, report, sft, vocab_map
+from stillhouse.cli import demo, distill, evaluate, evaluate_code, export, generate, inspect, methods, report, sft, vocab_map
 from stillhouse.cli.help import of_command, of_verb
 from stillhouse.mistakes import LONGEST_LINE, Mistake, shorten, unknown_name
 
@@ -21,6 +21,7 @@ VERBS: dict[str, ModuleType] = {
     "distill": distill,
     "generate": generate,
     "evaluate": evaluate,
+    "evaluate code": evaluate_code,
     "export": export,
     "vocab-map": vocab_map,
     "inspect": inspect,

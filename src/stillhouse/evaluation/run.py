@@ -131,7 +131,7 @@ def _questions(options: EvaluateOptions, tokenizer: PreTrainedTokenizerBase) -> 
     template = build(options.template, tokenizer)
     return {
         name: Questions.of(read_rows(path, split="test", limit=options.limit), template, tokenizer, limits)
-        for name, path in _named(options.data).items()
+        for name, path in named(options.data).items()
     }
 
 
@@ -187,7 +187,7 @@ def _spread(per_seed: Mapping[int, float]) -> dict[str, Any]:
     }
 
 
-def _named(data: Iterable[str]) -> dict[str, str]:
+def named(data: Iterable[str]) -> dict[str, str]:
     """Data files by the names that their scores go by."""
     named: dict[str, str] = {}
     for path in data:

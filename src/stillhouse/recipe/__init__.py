@@ -2,7 +2,7 @@
 
 from stillhouse.recipe.check import check
 from stillhouse.recipe.document import dump
-from stillhouse.recipe.evaluating import EvaluateOptions
+from stillhouse.recipe.evaluating import CodeOptions, EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import (
     DemoOptions,
@@ -17,6 +17,7 @@ from stillhouse.recipe.schema import Data, Evaluation, Recipe, Student, Teacher
 
 __all__ = [
     "OPTIONS",
+    "CodeOptions",
     "Data",
     "DemoOptions",
     "EvaluateOptions",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
-from stillhouse.recipe.evaluating import EvaluateOptions
+from stillhouse.recipe.evaluating import CodeOptions, EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import ExportOptions, GenerateOptions, ReportOptions, VocabMapOptions
 from stillhouse.recipe.schema import Recipe
@@ -51,6 +51,9 @@ def _check(options: Section) -> None:
         _check_model("model", options.model)
         for source in options.data:
             _check_rows("data", source, options.limit, answered=True, split="test")
+    elif isinstance(options, CodeOptions):
+        _check_model("model", options.model)
+        _check_problems(options)
     elif isinstance(options, VocabMapOptions):
         _check_folder("teacher", options.teacher)
         _check_folder("student", options.student)
@@ -127,6 +130,18 @@ def _check_rows(key: str, source: str, limit: int | None, *, answered: bool, spl
         conversation = read(row)
         if answered and not conversation.text:
             conversation.require_response()
+
+
+def _check_problems(options: CodeOptions) -> None:
+    from stillhouse import sandbox
+    from stillhouse.data.problems import read_problems
+
+    for source in options.data:
+        if not Path(source).exists():
+            raise Mistake("data", f"no file '{source}'", _nearby(Path(source)))
+        read_problems(source, limit=options.limit, shots=options.shots)
+    if options.run_generated_code:
+        sandbox.choose(options.sandbox)
 
 
 def _check_folder(key: str, name: str) -> Path | None:
