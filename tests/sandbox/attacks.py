@@ -1,8 +1,11 @@
 """165 programs that try to have an effect outside their sandbox, in eleven classes of fifteen.
 
 Each is a few lines after `PRELUDE`. One that succeeds says so (`effect()`), or leaves traces that the test looks for.
-An attack that needs what the machine lacks fails by itself. `FREE` has the places of attacks that harm nothing here: they are shown to succeed without a sandbox.
+An attack that needs what the machine lacks fails by itself. `FREE` has the places of attacks that harm
+nothing here: they are shown to succeed without a sandbox.
 """
+
+# ruff: noqa: E501  programs in one line each
 
 from __future__ import annotations
 
@@ -166,7 +169,7 @@ SECRETS: Attacks = (
     "reads('/proc/self/environ')",
     "reads(f\"/proc/{facts['parent']}/environ\")",
     "reads(f\"/proc/{facts['victim']}/environ\")",
-    "reads(f\"/proc/{os.getppid()}/environ\")",
+    'reads(f"/proc/{os.getppid()}/environ")',
     "reads(os.path.expanduser('~/.ssh/id_rsa')); reads(os.path.expanduser('~root/.bashrc'))",
     "[effect(p) for p in ('/root/.bashrc', '/root/.profile', '/root/.netrc', '/root/.cache') if os.path.exists(p)]",
     "import pwd; effect([one for one in pwd.getpwall()])",

@@ -4,6 +4,8 @@ The problem: `double_all(numbers)` gives the list of the doubled numbers. `NAIVE
 candidate, its tests and the mark of a pass in one process.
 """
 
+# ruff: noqa: E501  programs in one line each
+
 from __future__ import annotations
 
 CHECKS = """

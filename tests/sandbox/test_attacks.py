@@ -27,7 +27,7 @@ CANARY = "canary-7f3a91"
 
 @dataclass
 class World:
-    """What there is to be harmed: a secret, a place to write, open ports, a process, and an environment with a canary."""
+    """What there is to be harmed: a secret, a place to write, open ports, a process, an environment with a canary."""
 
     folder: Path
     victim: subprocess.Popen[bytes]
@@ -146,9 +146,7 @@ def test_bubblewrap_holds_as_well(world: World, name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
-def test_the_same_attacks_have_an_effect_without_a_sandbox(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_same_attacks_have_an_effect_without_a_sandbox(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("STILLHOUSE_CANARY", CANARY)
     for place in FREE[name]:
         with ExitStack() as stack:

@@ -12,7 +12,19 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from stillhouse import __version__
-from stillhouse.cli import demo, distill, evaluate, evaluate_code, export, generate, inspect, methods, report, sft, vocab_map
+from stillhouse.cli import (
+    demo,
+    distill,
+    evaluate,
+    evaluate_code,
+    export,
+    generate,
+    inspect,
+    methods,
+    report,
+    sft,
+    vocab_map,
+)
 from stillhouse.cli.help import of_command, of_verb
 from stillhouse.mistakes import LONGEST_LINE, Mistake, shorten, unknown_name
 

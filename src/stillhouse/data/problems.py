@@ -57,7 +57,9 @@ class Problem:
     def candidate(self, answer: str, style: Style) -> str:
         """The program that `answer` stands for: a completion up to its stop, or the first block of code of a chat."""
         if style == "completion":
-            return self.stub + answer[: min((at for stop in self.stops if (at := answer.find(stop)) >= 0), default=None)]
+            return (
+                self.stub + answer[: min((at for stop in self.stops if (at := answer.find(stop)) >= 0), default=None)]
+            )
         found = _BLOCK.search(answer)
         code = found[1] if found else answer
         if self.stub and not any(re.search(rf"^(async )?def {name}\b", code, re.MULTILINE) for name in self.functions):

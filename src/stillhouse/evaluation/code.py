@@ -48,6 +48,7 @@ _WRITING = (
     "model", "prompt", "shots", "limit", "samples", "max_length", "max_new_tokens", "temperature", "top_p",
     "batch_size", "dtype",
 )  # fmt: skip
+_RUNNING = ("time_limit", "memory_limit")
 _TEMPLATES = {"completion": "plain", "chat": "chat"}
 
 Lines = list[dict[str, Any]]
@@ -180,7 +181,8 @@ class _Running:
     """Verdicts on programs: those that are on disk, and new ones for the rest."""
 
     def __init__(self, options: CodeOptions, kind: sandbox.Kind, out: Path, say: Callable[[str], None]) -> None:
-        self.options, self.kind, self.out, self.say = options, kind, out, say
+        self.options, self.out, self.say = options, out, say
+        self.kind: sandbox.Kind = kind
         self.limits = sandbox.Limits(
             wall_s=options.time_limit, cpu_s=math.ceil(options.time_limit), memory_mb=options.memory_limit
         )
@@ -194,7 +196,11 @@ class _Running:
             for line in lines
         ]
         found = {"model": of_bytes(dumps([asdict(trial) for trial in trials])).xxh3}
-        chosen = {"model": self.options.model, "sandbox": self.kind, **self.limits.as_record()}
+        chosen = {
+            "model": self.options.model,
+            "sandbox": self.kind,
+            **{key: getattr(self.options, key) for key in _RUNNING},
+        }
         keeper = Keeper(self.out / name / f"seed{seed}-verdicts", chosen, found, self.options.overwrite)
         kept, why_not = keeper.read()
         if kept is not None:

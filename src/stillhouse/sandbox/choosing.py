@@ -66,7 +66,7 @@ def why_not(kind: Kind) -> str | None:
 
 
 def choose(wanted: str = _AUTO, option: str = "--sandbox") -> Kind:
-    """The sandbox to use: the first that works, or the one that was asked for, which must work; "none" only if asked for.
+    """The sandbox to use: the first that works, or the one that is asked for, if it works; "none" only if asked for.
 
     Raises:
         Mistake: none works, or not the one asked for; it names `option`.

@@ -26,11 +26,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 # From the kernel's headers.
-NEW_USER, NEW_PID, NEW_NET, NEW_MOUNT, NEW_IPC, NEW_UTS = 0x10000000, 0x20000000, 0x40000000, 0x20000, 0x8000000, 0x4000000
+NEW_USER, NEW_PID, NEW_NET, NEW_MOUNT, NEW_IPC, NEW_UTS = (
+    0x10000000,
+    0x20000000,
+    0x40000000,
+    0x20000,
+    0x8000000,
+    0x4000000,
+)
 NAMESPACES = NEW_USER | NEW_PID | NEW_NET | NEW_MOUNT | NEW_IPC | NEW_UTS
 READ_ONLY, NO_SUID, NO_DEV, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 DETACH = 2
-KEPT_FLAGS = ((os.ST_NODEV, NO_DEV), (os.ST_NOEXEC, 8), (os.ST_NOATIME, 1024), (os.ST_NODIRATIME, 2048), (4096, 1 << 21))
+KEPT_FLAGS = (
+    (os.ST_NODEV, NO_DEV),
+    (os.ST_NOEXEC, 8),
+    (os.ST_NOATIME, 1024),
+    (os.ST_NODIRATIME, 2048),
+    (4096, 1 << 21),
+)
 CLONE_NUMBER = {"x86_64": 56, "aarch64": 220}
 PIVOT_NUMBER = {"x86_64": 155, "aarch64": 41}
 SET_PDEATHSIG, SET_NO_NEW_PRIVS, SET_SECCOMP, FILTER, DROP_BOUND = 1, 38, 22, 2, 24
@@ -212,7 +225,7 @@ def pass_filter(program: bytes) -> None:
 
 
 def become(spec: dict[str, Any], status: int) -> None:
-    """Be the program from here on: three open files (and `status`, which closes itself), its environment, its signals."""
+    """Be the program from here on: three open files (`status` closes itself), its environment, its signals."""
     for file in range(4 if spec["kind"] == "bubblewrap" else 3, 256):
         if file != status:  # that one closes itself
             with suppress(OSError):

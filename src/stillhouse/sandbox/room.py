@@ -1,4 +1,4 @@
-"""What of this machine a Python program needs to see, and nothing else: the interpreter, its library, shared libraries."""
+"""What of this machine a Python program needs to see: the interpreter, its library, shared libraries; nothing else."""
 
 from __future__ import annotations
 

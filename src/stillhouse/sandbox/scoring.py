@@ -1,4 +1,4 @@
-"""A candidate against the tests of its problem, each in a sandbox of its own; the tests' process alone says the verdict.
+"""A candidate against the tests of its problem, each in its own sandbox; the tests' process alone says the verdict.
 
 The candidate's process gets arguments and gives values, both as plain data (`inside.plain`). It never sees the tests,
 the expected values or the line on which the verdict leaves, and the tests' process never loads the candidate: so there

@@ -1,4 +1,4 @@
-"""The process that runs a problem's tests: the candidate's functions are calls to another sandbox, and the verdict its own.
+"""The process that runs a problem's tests: the candidate's functions are calls to another sandbox, the verdict its own.
 
 The candidate's code is never loaded here, and the line on which the verdict leaves is open nowhere else.
 """
@@ -74,7 +74,7 @@ class Line:
 
 
 def main(folder: str) -> None:
-    """Run `folder`/checks.py with `folder`/names.json as its functions; one line of JSON on standard error says how it went."""
+    """Run `folder`/checks.py with the functions of `folder`/names.json; a line on standard error says how it went."""
     answers, calls, said = os.dup(0), os.dup(1), os.dup(2)
     plain.silence()
     verdict, detail = judge(Line(answers, calls), folder)

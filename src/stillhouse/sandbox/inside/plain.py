@@ -1,4 +1,4 @@
-"""Values between a candidate and its tests: rebuilt from text as built-in types, so that nothing of one reaches the other.
+"""Values between a candidate and its tests: rebuilt from text as built-in types, so that no object reaches the other.
 
 JSON, in which every container and everything that JSON lacks is an array that starts with a letter. A value of a
 class of its own becomes `Opaque`, which equals nothing but itself: an object that equals everything does not exist on
@@ -18,6 +18,10 @@ from typing import Any
 LARGEST = 8 << 20  # bytes of one message
 LONGEST = 100_000  # items taken from an iterator
 _SAFE = 1 << 62
+# What a class of the candidate's own makes of iteration has no say: these are asked by their own methods.
+_CONTAINERS: tuple[tuple[Any, str], ...] = (
+    (list, "l"), (tuple, "t"), (set, "s"), (frozenset, "z"), (type({}.keys()), "k"),
+)  # fmt: skip
 _FILLED: dict[str, Callable[[list[Any]], Any]] = {
     "l": list, "t": tuple, "s": set, "z": frozenset, "n": iter, "d": lambda pairs: dict(pairs),
     "k": lambda keys: dict.fromkeys(keys).keys(),
@@ -60,7 +64,7 @@ def encode(value: Any, opaque: bool) -> Any:
         return value  # of a subclass, JSON writes what it is underneath
     if isinstance(value, int):
         return int(value) if -_SAFE < value < _SAFE else ["i", hex(value)]
-    for kind, letter in ((list, "l"), (tuple, "t"), (set, "s"), (frozenset, "z"), (type({}.keys()), "k")):
+    for kind, letter in _CONTAINERS:
         if isinstance(value, kind):
             return [letter, *(encode(item, opaque) for item in kind.__iter__(value))]
     if isinstance(value, dict):
