@@ -175,7 +175,8 @@ def _parse(row: Row, text: str, what: str) -> ast.Module:
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise Mistake(row.origin, f"{what} are no Python: {error}", "mend or remove the row") from None
+        wrong = error.msg if isinstance(error, SyntaxError) else error
+        raise Mistake(row.origin, f"{what} are no Python: {wrong}", "mend or remove the row") from None
 
 
 def _asked_for(tree: ast.Module) -> list[str]:
