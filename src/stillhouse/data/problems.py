@@ -1,7 +1,8 @@
 """Programming problems with tests: rows of HumanEval's and MBPP's fields, as prompts, candidates and checks.
 
 HumanEval (Chen et al. 2021): task_id, prompt, entry_point, test. MBPP (Austin et al. 2021): task_id, text or prompt,
-code, test_list, and test_setup_code or test_imports where there are any.
+code, test_list, and test_setup_code or test_imports where there are any. EvalPlus (Liu et al. 2023) has the fields of
+HumanEval and more; for MBPP, assertion in the place of test_list.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ Style = Literal["completion", "chat"]
 # What ends a function that a base model goes on writing, as Codex was stopped; and MBPP's own mark.
 HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 MBPP_STOPS = ("[DONE]", "\n[BEGIN]")
+MBPP_PLUS_STOPS = ('\n"""', "\nassert", "\nprint", "\nif __name__", "\n# Test")
 _EXAMPLES = ("2", "3", "4")  # the problems that MBPP's authors showed first
 _BLOCK = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
@@ -96,6 +98,8 @@ def read_problems(source: str | Path, *, limit: int | None = None, shots: int = 
 
 
 def _problem(row: Row, examples: Sequence[Row]) -> Problem:
+    if "assertion" in row.fields:
+        return _mbpp_plus(row)
     if "entry_point" in row.fields:
         return _humaneval(row)
     if "test_list" in row.fields:
@@ -140,6 +144,16 @@ def _mbpp(row: Row, examples: Sequence[Row]) -> Problem:
         names={name: name for name in names},
         solution=code if isinstance(code, str) else "",
     )
+
+
+def _mbpp_plus(row: Row) -> Problem:
+    """MBPP as EvalPlus keeps it: a docstring to go on from, and assertions."""
+    prompt, checks = _text(row, "prompt"), _text(row, "assertion")
+    names = _asked_for(_parse(row, checks, "assertion"))
+    task, body = str(row.fields.get("task_id", row.origin)), row.fields.get("canonical_solution")
+    solution = body if isinstance(body, str) else ""
+    instructed = f"{prompt}\nAnswer with one block of Python code."
+    return Problem(task, "", prompt, instructed, MBPP_PLUS_STOPS, checks, {name: name for name in names}, solution)
 
 
 def _mbpp_prompt(row: Row) -> str:

@@ -22,11 +22,12 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse import sandbox, store
-from stillhouse.data import Row
+from stillhouse.data import Row, read_rows
 from stillhouse.data.encode import Limits
 from stillhouse.data.problems import Problem, read_problems
 from stillhouse.data.templates import build
 from stillhouse.data.tokenizer import load_tokenizer
+from stillhouse.evaluation import evalplus
 from stillhouse.evaluation.kept import Keeper, out_folder
 from stillhouse.evaluation.measures import Measure, write_measures
 from stillhouse.evaluation.pass_at_k import pass_at_k
@@ -74,6 +75,9 @@ def evaluate_code(options: CodeOptions) -> dict[str, Any]:
         for name, path in named(options.data).items()
     }
     kind = sandbox.choose(options.sandbox) if options.run_generated_code else None
+    if kind not in (None, "namespaces") and options.scorer == "evalplus":
+        raise Mistake("sandbox", f"EvalPlus cannot write its results in '{kind}'", "it takes --sandbox=namespaces")
+    running = None if kind is None else _Running(options, kind, out, say)
     if said := remark(options.model):
         say(said)
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p)
@@ -82,16 +86,20 @@ def evaluate_code(options: CodeOptions) -> dict[str, Any]:
         say(f"temperature 0: every seed gives the same programs, only {seeds[0]} is used")
     writing = _Writing(options, sampling, out, say)
     programs = {(name, seed): writing.of(name, asked, seed) for name, asked in problems.items() for seed in seeds}
-    if kind is None:
+    if running is None or kind is None:
         say(f"the programs in {out} were not run: that takes --run-generated-code, which runs them in a sandbox")
         return {}
     if kind == "none":
         say("--sandbox=none: the programs run with your rights, and can see their tests")
-    running = _Running(options, kind, out, say)
     verdicts = {key: running.of(key, problems[key[0]], lines) for key, lines in programs.items()}
+    if options.scorer == "evalplus":  # its extra tests are a column of their own
+        problems |= {f"{name}+": asked for name, asked in problems.items()}
+        for (name, seed), lines in list(verdicts.items()):
+            verdicts[f"{name}+", seed] = [{**line, "verdict": line["plus"]} for line in lines]
+            programs[f"{name}+", seed] = programs[name, seed]
     report = {
         "model": options.model,
-        "settings": {key: getattr(options, key) for key in _WRITING if key != "model"} | {"seeds": seeds},
+        "settings": {key: getattr(options, key) for key in (*_WRITING, "scorer") if key != "model"} | {"seeds": seeds},
         "sandbox": sandbox.describe(kind),
         "limits": running.limits.as_record(),
         "data": {},
@@ -186,6 +194,7 @@ class _Running:
         self.limits = sandbox.Limits(
             wall_s=options.time_limit, cpu_s=math.ceil(options.time_limit), memory_mb=options.memory_limit
         )
+        self.package = evalplus.package_folder(options.evalplus) if options.scorer == "evalplus" else ""
 
     def of(self, key: tuple[str, int], problems: Sequence[Problem], lines: Lines) -> Lines:
         """A line for each program: {task, sample, verdict, detail, seconds}."""
@@ -199,6 +208,7 @@ class _Running:
         chosen = {
             "model": self.options.model,
             "sandbox": self.kind,
+            "scorer": self.options.scorer,
             **{key: getattr(self.options, key) for key in _RUNNING},
         }
         keeper = Keeper(self.out / name / f"seed{seed}-verdicts", chosen, found, self.options.overwrite)
@@ -207,13 +217,32 @@ class _Running:
             return kept
         if why_not:
             self.say(f"{why_not}: run anew")
-        verdicts = self._judged(trials, f"running {name}, seed {seed}")
-        found_lines = [
-            {"task": line["task"], "sample": line["sample"], **asdict(verdict)}
-            for line, verdict in zip(lines, verdicts, strict=True)
-        ]
+        if self.package:
+            found_lines = self._by_evalplus(name, lines)
+        else:
+            verdicts = self._judged(trials, f"running {name}, seed {seed}")
+            found_lines = [
+                {"task": line["task"], "sample": line["sample"], **asdict(verdict)}
+                for line, verdict in zip(lines, verdicts, strict=True)
+            ]
         keeper.write(found_lines)
         return found_lines
+
+    def _by_evalplus(self, name: str, lines: Lines) -> Lines:
+        tasks = {line["task"] for line in lines}
+        rows = [row.fields for row in read_rows(named(self.options.data)[name], split="test")]
+        rows = [row for row in rows if row.get("task_id") in tasks]
+        workers = self.options.workers or os.cpu_count() or 1
+        limits = sandbox.Limits(
+            wall_s=60 + self.options.time_limit * len(lines),
+            cpu_s=60 + math.ceil(self.options.time_limit * len(lines)),
+            memory_mb=max(4096, self.options.memory_limit),
+            processes=4 * workers,
+            files_mb=256,
+            open_files=1024,
+            output_kb=1 << 18,
+        )
+        return evalplus.score(self.kind, self.package, rows, lines, limits)
 
     def _judged(self, trials: Sequence[sandbox.Trial], description: str) -> Iterator[sandbox.Verdict]:
         workers = self.options.workers or os.cpu_count() or 1

@@ -75,6 +75,10 @@ class CodeOptions(OfModel):
         "what the programs run in; auto: the strictest that works; none, which leaves them free: command line only",
         "auto",
     )
+    scorer: Literal["tests", "evalplus"] = setting(
+        "the data's own tests; or EvalPlus's command, with its data, inside the sandbox", "tests"
+    )
+    evalplus: str | None = setting("the folder that EvalPlus is installed in; null: where this Python finds it", None)
     prompt: Literal["completion", "chat"] = setting(
         "a base model goes on writing; a chat model is asked by the tokenizer's template", "completion"
     )

@@ -144,18 +144,29 @@ atexit.register(_launcher.stop)
 
 @contextmanager
 def started(
-    kind: Kind, call: str, folder: Path, limits: Limits, *, stdin: int, stdout: int, stderr: int
+    kind: Kind,
+    call: str,
+    folder: Path,
+    limits: Limits,
+    *,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    shown: Mapping[str, str] | None = None,
 ) -> Iterator[Box]:
     """Run a program in a sandbox of `kind`: `call` of `inside`, or `folder`/program.py where it is "".
 
-    The program sees `folder` as /program, read-only (in "none": where it is). The open files are its standard ones;
-    it gets no others.
+    The program sees `folder` as /program, and what `shown` maps paths inside to, read-only (in "none": where they are).
+    The open files are its standard ones; it gets no others.
 
     Raises:
         Unavailable: the sandbox could not be made (or from `Box.wait`).
     """
     with tempfile.TemporaryDirectory(prefix="stillhouse-room-") as place:
         spec = _specification(kind, call, folder, limits, place)
+        spec["binds"] += [(source, target) for target, source in (shown or {}).items()]
+        if kind == "bubblewrap":
+            spec["argv"] = _bubblewrap(spec, limits)
         theirs, lifeline = os.pipe()
         status, their_status = os.pipe()
         box = Box(lifeline, status)
@@ -190,7 +201,7 @@ def _specification(kind: Kind, call: str, folder: Path, limits: Limits, place: s
         "chdir": place if kind == "none" else "",
         "shared_memory": limits.processes > 1,
     }
-    return spec | {"argv": _bubblewrap(spec, limits)} if kind == "bubblewrap" else spec
+    return spec
 
 
 def _bubblewrap(spec: Mapping[str, Any], limits: Limits) -> list[str]:
@@ -211,8 +222,16 @@ def _bubblewrap(spec: Mapping[str, Any], limits: Limits) -> list[str]:
     return [*line, *spec["argv"]]
 
 
-def run(kind: Kind, text: str, limits: Limits) -> Ended:
+def run(
+    kind: Kind,
+    text: str,
+    limits: Limits,
+    files: Mapping[str, str] | None = None,
+    shown: Mapping[str, str] | None = None,
+) -> Ended:
     """Run the Python program `text` in a sandbox of `kind`, with nothing to read, and collect what it prints.
+
+    Beside it, in /program, are `files`; `shown` maps further paths inside to what is shown there, read-only.
 
     Raises:
         Unavailable: the sandbox could not be made.
@@ -220,11 +239,14 @@ def run(kind: Kind, text: str, limits: Limits) -> Ended:
     with tempfile.TemporaryDirectory(prefix="stillhouse-program-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        (folder / "program.py").write_text(text, encoding="utf-8", errors="surrogatepass")
+        for file, content in {"program.py": text, **(files or {})}.items():
+            (folder / file).write_text(content, encoding="utf-8", errors="replace")
         ours, theirs = os.pipe()
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123  a device
             try:
-                with started(kind, "", folder, limits, stdin=nothing.fileno(), stdout=theirs, stderr=theirs) as box:
+                with started(
+                    kind, "", folder, limits, stdin=nothing.fileno(), stdout=theirs, stderr=theirs, shown=shown
+                ) as box:
                     os.close(theirs)
                     theirs = -1
                     output, flooded = _collected(box, ours, limits)
