@@ -115,13 +115,20 @@ class _Launcher:
     def order(self, files: Sequence[int]) -> None:
         """Hand the open files of a job over."""
         with self.lock:
-            if self.control is None or self.owner != os.getpid() or self.process is None or self.process.poll():
+            if (
+                self.control is None
+                or self.owner != os.getpid()
+                or self.process is None
+                or self.process.poll() is not None
+            ):
                 self.start()
             assert self.control is not None
             socket.send_fds(self.control, [b"j"], files)
 
     def start(self) -> None:
         """Start it anew, with nothing of this process but one socket."""
+        if self.control is not None:  # of one that died, or of the process that this one was forked from
+            self.control.close()
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-I", "-S", "-B", str(_PROGRAM), str(theirs.fileno())]
         with theirs:
