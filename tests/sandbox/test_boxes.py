@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter, OrderedDict
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -106,6 +107,53 @@ time.sleep(300)
     while asleep() - before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert asleep() - before == set()
+
+
+@needs_namespaces
+def test_every_layer_is_there_by_itself():
+    """Seen from outside: an attack that one layer stops would not show that another is missing."""
+    text = "import time; time.sleep(20)"
+    thread = Thread(target=run, args=("namespaces", text, Limits(wall_s=3)))
+    thread.start()
+    try:
+        program = None
+        while program is None:
+            nobodies = (
+                number for number in asleep() if field(number, "Uid")[:1] == ["65534" if root() else str(os.getuid())]
+            )
+            program = next((number for number in nobodies if field(number, "Seccomp") == ["2"]), None)
+        folder = Path(f"/proc/{program}")
+        for name in ("user", "pid", "net", "mnt", "ipc", "uts"):
+            assert (folder / "ns" / name).readlink() != Path(f"/proc/self/ns/{name}").readlink(), name
+        assert field(program, "NoNewPrivs") == ["1"]
+        for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"):
+            assert int(field(program, name)[0], 16) == 0, name
+        bounds = {line[:26].strip(): line[26:].split()[:2] for line in (folder / "limits").read_text().splitlines()}
+        assert bounds["Max cpu time"] == ["10", "10"]
+        assert bounds["Max address space"] == [str(1024 << 20)] * 2
+        assert bounds["Max processes"] == ["33", "33"]
+        assert bounds["Max file size"] == [str(16 << 20)] * 2
+        assert bounds["Max open files"] == ["64", "64"]
+        assert bounds["Max core file size"] == ["0", "0"]
+        mounts = (folder / "mounts").read_text().splitlines()
+        written = [line.split()[1] for line in mounts if line.split()[3].split(",")[0] == "rw"]
+        assert written == ["/work"]
+        assert all("nosuid" in line for line in mounts)
+    finally:
+        thread.join()
+
+
+def root() -> bool:
+    return os.getuid() == 0
+
+
+def field(number: int, name: str) -> list[str]:
+    """A line of /proc/<number>/status; empty where there is no such process any more."""
+    try:
+        lines = Path(f"/proc/{number}/status").read_text().splitlines()
+    except OSError:
+        return []
+    return next((line.split()[1:] for line in lines if line.startswith(f"{name}:")), [])
 
 
 def asleep() -> set[int]:
