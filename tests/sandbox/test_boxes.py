@@ -42,6 +42,14 @@ def test_a_sandbox_that_is_none_is_found_out():
     assert describe("none") == {"kind": "none", "system_calls_filtered": False}
 
 
+def test_a_machine_that_allows_namespaces_has_a_sandbox():
+    """Else a sandbox that is broken would only skip the tests of it."""
+    able = shutil.which("unshare") and subprocess.run(["unshare", "-Urmpnui", "--fork", "true"], check=False).returncode
+    if able != 0:
+        pytest.skip("unshare(1) makes no namespaces on this machine, or is not installed")
+    assert why_not("namespaces") is None
+
+
 @needs_namespaces
 def test_what_is_stricter_comes_first():
     assert choose() == "namespaces"

@@ -118,6 +118,22 @@ def test_nothing_caught_by_the_tests_makes_up_for_a_process_that_is_gone():
     assert verdict("import os\ndef double_all(numbers): os._exit(0)", checks).verdict == "ended"
 
 
+@needs_a_sandbox
+def test_a_candidate_holds_no_line_but_its_questions_and_answers():
+    candidate = """
+import os
+def double_all(numbers):
+    held = []
+    for file in range(3, 256):
+        try: os.fstat(file)
+        except OSError: continue
+        held.append(file)
+    return held
+"""
+    found = verdict(candidate, "held = candidate([])\nassert len(held) == 2, held")
+    assert found.verdict == "passed", found
+
+
 def test_verdicts_are_counted():
     counted = count([Verdict("passed", "", 0.1), Verdict("passed", "", 0.1), Verdict("timeout", "", 0.1)])
     assert (counted["passed"], counted["timeout"], counted["failed"]) == (2, 1, 0)
