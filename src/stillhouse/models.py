@@ -152,6 +152,15 @@ def check_lora(path: str, lora: Mapping[str, Any], *, trust_remote_code: bool = 
     Head.of(adapted)
 
 
+def head_without_weights(
+    path: str, vocabulary: int, *, overrides: dict[str, Any] | None = None, trust_remote_code: bool = False
+) -> Head:
+    """The head that the architecture of `path` has, on the meta device: its sizes, before anything is loaded."""
+    config = load_config(path, overrides=overrides, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        return Head.of(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code), vocabulary)
+
+
 def backbone(model: PreTrainedModel) -> torch.nn.Module:
     """The part of `model` below its LM head, adapters in place; the head is applied to its last hidden state."""
     causal = adapters.bare(model)

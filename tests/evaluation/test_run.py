@@ -16,10 +16,10 @@ from stillhouse.data.encode import Limits
 from stillhouse.data.templates import build
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.evaluation import Evaluated, evaluate, evaluate_rows, score
-from stillhouse.evaluation.run import data_name
 from stillhouse.mistakes import Mistake
 from stillhouse.models import load_causal_lm
 from stillhouse.recipe import EvaluateOptions
+from stillhouse.recipe.evaluating import data_name
 from stillhouse.rollout import Sampling
 from tests.rollout.small import chat_tokenizer, save_model
 

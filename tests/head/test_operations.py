@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stillhouse.head import Blocks, Head, Predictions
+from stillhouse.head import Blocks, Head, Predictions, sparse
 from tests.head.sides import SMALL, gradients, logits, predictions
 
 
@@ -186,6 +186,59 @@ def test_top_k_in_bf16_is_the_gather_of_tokens_that_are_highest_but_for_rounding
     exact = side.hidden.detach().double() @ side.head.weight.detach().double().T
     least = exact.topk(5).values[:, -1:]
     assert (exact.gather(-1, ids) >= least - 2**-7 * exact.abs().amax(-1, keepdim=True)).all()
+
+
+@pytest.fixture(params=[0, 1_000], ids=["by rows of the head", "by products"])
+def way_back(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which the gradient of `top_k` is taken; which it is depends on k and the vocabulary."""
+    monkeypatch.setattr(sparse, "DENSE_TO", request.param)
+
+
+@pytest.mark.usefixtures("way_back")
+@pytest.mark.parametrize(("softcap", "scale", "bias"), list(itertools.product([None, 1.5], [1.0, -0.5], [False, True])))
+@pytest.mark.parametrize("blocks", [None, SMALL])
+def test_top_k_either_way_equals_the_dense_twin(softcap, scale, bias, blocks) -> None:
+    drawn = torch.randn(13 + 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    extra = {"bias": drawn.requires_grad_()} if bias else {}
+    side = predictions(1, 7, 4, 13, torch.float64, padded=2, softcap=softcap, scale=scale, **extra)
+    assert side.top_k(K, blocks).ids.tolist() == logits(side).topk(K).indices.tolist()
+    ours, twin = both("top_k", side, blocks)
+    for mine, theirs in zip(ours, twin, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.usefixtures("way_back")
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("scale", [1.0, -0.5])
+def test_top_k_in_bf16_is_as_near_as_plain_bf16_and_in_fp32(scale: float, autocast: bool) -> None:
+    dtype = torch.float32 if autocast else torch.bfloat16
+    drawn = torch.randn(101, generator=torch.Generator().manual_seed(5)).to(dtype)
+    side = predictions(1, 32, 16, 101, dtype, softcap=20.0, scale=scale, bias=drawn.requires_grad_())
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        values, ids = side.top_k(5, SMALL)
+    assert values.dtype == torch.float32
+    (values * upstream(values.shape).float()).sum().backward()
+    dtypes = [side.hidden.dtype, side.head.weight.dtype, drawn.dtype]
+    found = gradients(side)
+    assert [gradient.dtype for gradient in found] == dtypes
+    leaves = [leaf.detach().double().requires_grad_() for leaf in (side.hidden, side.head.weight, drawn)]
+    exact = replace(side, hidden=leaves[0], head=replace(side.head, weight=leaves[1], bias=leaves[2]))
+    truth = logits(exact).gather(-1, ids)
+    (truth * upstream(truth.shape)).sum().backward()
+    for mine, right in zip([values.detach(), *found], [truth.detach(), *gradients(exact)], strict=True):
+        error = (mine.double() - right).norm() / right.norm()
+        assert error < 1e-2  # 2^-8 and the sums of it
+    assert (values.detach().double() - truth.detach()).abs().max() > 1e-5  # in bf16 indeed
+
+
+@pytest.mark.usefixtures("way_back")
+def test_the_heads_gradient_by_top_k_grows_past_what_bf16_can_count_to() -> None:
+    """A sum of ones in bf16 stays at 256."""
+    side = predictions(1, 600, 4, 13, torch.bfloat16)
+    side = replace(side, hidden=torch.ones_like(side.hidden).requires_grad_())
+    values, ids = side.top_k(1, Blocks(rows=1, elements=1))
+    values.sum().backward()
+    assert (ids == ids[0]).all() and gradients(side)[1][ids[0, 0]].tolist() == [600.0] * 4
 
 
 @every_operation

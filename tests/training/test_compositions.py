@@ -140,17 +140,28 @@ def test_what_is_said_of_an_axis_counts_or_is_refused(world: World, name: str) -
     assert all(re.search(r"\b(alignment|vocabulary)\b", where) for where in refused)
 
 
+@pytest.mark.parametrize("form", ["mcw", "official"])
+def test_every_form_of_uld_compares_what_is_aligned_in_training(world: World, form: str) -> None:
+    """The released form weighs rows itself, and so must ask for them."""
+    late = {"alignment": {"name": "entropy_dtw"}}
+    found = world.terms(world.recipe({"name": "uld", "form": form}, **late))
+    others = world.terms(world.recipe({"name": "uld"}, **late))
+    assert found.sums["kd"] > 0 and found.sums["aligned"] == others.sums["aligned"] > 0
+    torch.testing.assert_close(found.loss, found.sums["ce"] + {"mcw": 1.0, "official": 1.5}[form] * found.sums["kd"])
+
+
 TRANSPORTS = ("mcw_kd", "mcw_kd_dual")
 BY_MAP = ({"name": "cdm", "top_k": 20}, {"name": "overlap"})
 
 
+@pytest.mark.parametrize("aligner", ["span", "entropy_dtw"])
 @pytest.mark.parametrize("vocabulary", BY_MAP, ids=[said["name"] for said in BY_MAP])
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_transports_beside_a_vocabulary_are_the_sum_of_the_pieces(
-    world: World, name: str, vocabulary: dict[str, Any]
+    world: World, name: str, vocabulary: dict[str, Any], aligner: str
 ) -> None:
     """CE and KD of the divergence by that vocabulary, and the transports as they are beside cross-model attention."""
-    axes = {"alignment": {"name": "span"}, "vocabulary": vocabulary}
+    axes = {"alignment": {"name": aligner}, "vocabulary": vocabulary}
     settings = {"logit_weight": 2.0, "hidden_weight": 3.0, "kd_weight": 0.7, "temperature": 1.5, "divergence": "todi"}
     both = world.recipe({"name": name, **settings}, **axes)
     method = world.method(both)[0]

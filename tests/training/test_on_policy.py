@@ -198,7 +198,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(world: Path, tmp_path: Path, m
 
 
 def timeless(folder: Path) -> list[dict[str, float]]:
-    fleeting = ("tokens_per_second", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+    fleeting = (
+        "tokens_per_second",
+        "peak_memory_gib",
+        "train_runtime",
+        "train_samples_per_second",
+        "train_steps_per_second",
+    )
     return [{key: value for key, value in line.items() if key not in fleeting} for line in metrics(folder)]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from stillhouse.catalogue import METHODS
 from stillhouse.mistakes import LONGEST_LINE, Mistake
 from stillhouse.recipe import Recipe, check, parse
+from stillhouse.training import prepare as preparing
 from stillhouse.training import run
 from stillhouse.training.arguments import training_arguments
 from stillhouse.training.preflight import tokenizers_of
@@ -120,6 +121,11 @@ def changed(key: str, value: Tensor | None) -> dict[str, Tensor]:
     return {name: kept for name, kept in state.items() if value is not None or name != key}
 
 
+def loaded(*_: Any, **__: Any) -> None:
+    """Two large models would have been waited for."""
+    raise AssertionError("a model was loaded")
+
+
 WRONG = {
     "another size": (
         changed("projectors.s2t.weight", torch.ones(32, 16)),
@@ -139,6 +145,7 @@ def test_weights_of_another_method_or_of_other_models_are_refused(
 ) -> None:
     state, wrong = WRONG[case]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preparing, "load_causal_lm", loaded)
     path = "kept.safetensors"
     save_file(state, path)
     with pytest.raises(Mistake) as raised:

@@ -28,7 +28,7 @@ method: {name: dskd_cma, divergence: taid, t: {schedule: linear, start: 0.1, end
 """,
     "MCW-KD's transports beside CDM": """\
 method: {name: mcw_kd, kd_weight: 0.5, temperature: 1.0}
-alignment: {name: span}
+alignment: {name: entropy_dtw}
 vocabulary: {name: cdm}
 """,
     "Jensen-Shannon over the shared tokens, an adapter trained on packed batches": """\

@@ -10,6 +10,7 @@ from stillhouse.catalogue.two_tokenizers import KD_WEIGHT
 
 _PAPER = "Vuong et al., 2026, MCW-KD, doi:10.1609/aaai.v40i39.40619"
 _FACTOR = replace(KD_WEIGHT, default=5.0, high=float("inf"), aliases=("kd_rate",))
+_ALIGNERS = ("position", "span", "exact", "dtw", "entropy_dtw")
 _TOP_K = Parameter(
     400.0, "likeliest logits of a position, in descending order, that are compared", 1.0,
     aliases=("k", "top_k_vocab"), fixed=True,
@@ -58,7 +59,7 @@ _PRIMAL = Entry(
     two_sided=True,
     by_map="asked",
     without_map=("s2t_divergence", "std_scope"),
-    aligners=("position", "span", "exact"),
+    aligners=_ALIGNERS,
 )
 _DUAL = Entry(
     "mcw_kd_dual",
@@ -90,7 +91,7 @@ _DUAL = Entry(
     two_sided=True,
     by_map="asked",
     without_map=("s2t_divergence", "std_scope"),
-    aligners=("position", "span", "exact"),
+    aligners=_ALIGNERS,
 )  # fmt: skip
 
 TRANSPORT: dict[str, Entry] = {entry.name: entry for entry in (_PRIMAL, _DUAL)}

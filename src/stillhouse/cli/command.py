@@ -101,6 +101,6 @@ def _run_verb(name: str, arguments: list[str]) -> None:
     if rehearses:
         VERBS[name].rehearse(options)
         return
-    if os.environ.get("RANK", "0") != "0" and not hasattr(VERBS[name], "rehearse"):
+    if os.environ.get("RANK", "0") != "0" and not getattr(VERBS[name], "TOGETHER", False):
         return  # a launcher started several processes for what one does
     VERBS[name].run(options)

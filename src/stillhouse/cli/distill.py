@@ -6,6 +6,7 @@ from stillhouse.recipe import Recipe
 
 SUMMARY = "teach a small model what a large one predicts"
 EXAMPLE = "recipes/todi/gpt2-base-from-gpt2-xl.yaml --method.name=reverse_kl"
+TOGETHER = True  # under a launcher, its processes share the work
 
 
 def run(recipe: Recipe) -> None:

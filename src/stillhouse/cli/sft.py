@@ -6,6 +6,7 @@ from stillhouse.recipe import Recipe
 
 SUMMARY = "fine-tune a model on the responses of a data set"
 EXAMPLE = "recipes/todi/sft-gpt2-xl.yaml --training.num_train_epochs=3"
+TOGETHER = True  # under a launcher, its processes share the work
 
 
 def run(recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from stillhouse.mistakes import Mistake, nearest, shorten
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ def read_rows(source: str | Path, *, split: str = "train", limit: int | None = N
 
     Args:
         source: A .jsonl, .json (a list) or .parquet file; a folder that holds `<split>.jsonl` or the like; or a Hub
-            name, "owner/name", which is asked for only where no such path nor its parent folder exists.
+            name, "owner/name" or "owner/name:file", which is asked for only where no such path nor its parent folder
+            exists.
         split: Which split of a folder or of a Hub data set.
         limit: Keep the first `limit` rows; None keeps all.
 
@@ -62,7 +63,8 @@ def _rows(source: str | Path, split: str) -> Iterator[Row]:
 def may_be_hub_name(source: str) -> bool:
     """Whether a path that does not exist may be "owner/name"; beside an existing folder it is a misspelt path."""
     path = Path(source)
-    return bool(HUB_NAME.fullmatch(source)) and path.suffix not in READERS and not path.parent.is_dir()
+    names_a_file = path.suffix in READERS and ":" not in source
+    return bool(HUB_NAME.fullmatch(source)) and not names_a_file and not path.parent.is_dir()
 
 
 def missing(path: Path) -> Mistake:
@@ -138,13 +140,15 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 def _hub_rows(name: str, split: str) -> Iterator[Row]:
     import datasets
 
+    repository, _, file = name.partition(":")
+    chosen: dict[str, Any] = {"split": "train", "data_files": file} if file else {"split": split}
     try:
-        data = datasets.load_dataset(name, split=split)
+        data = datasets.load_dataset(repository, **chosen)
     except (OSError, ValueError, RuntimeError) as error:
-        wrong = f"no such path, nor a loadable '{split}' on the Hub: {shorten(str(error), 60)}"
+        wrong = f"no such path, nor a loadable '{file or split}' on the Hub: {shorten(str(error), 60)}"
         raise Mistake(name, wrong, "check the name, or give a local file") from error
     for number, record in enumerate(data):
-        yield _row(record, f"{name}/{split}[{number}]")
+        yield _row(record, f"{repository}/{file or split}[{number}]")
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

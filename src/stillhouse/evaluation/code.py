@@ -32,7 +32,6 @@ from stillhouse.evaluation.kept import Keeper, out_folder
 from stillhouse.evaluation.measures import Measure, write_measures
 from stillhouse.evaluation.pass_at_k import pass_at_k
 from stillhouse.evaluation.predictions import seeds_that_matter
-from stillhouse.evaluation.run import named
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
 from stillhouse.progress import track
@@ -71,8 +70,7 @@ def evaluate_code(options: CodeOptions) -> dict[str, Any]:
     say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
     out = out_folder(options.model, options.out) / "code"
     problems = {
-        name: read_problems(path, limit=options.limit, shots=options.shots)
-        for name, path in named(options.data).items()
+        name: read_problems(path, limit=options.limit, shots=options.shots) for name, path in options.sources.items()
     }
     kind = sandbox.choose(options.sandbox) if options.run_generated_code else None
     if kind not in (None, "namespaces") and options.scorer == "evalplus":
@@ -230,7 +228,7 @@ class _Running:
 
     def _by_evalplus(self, name: str, lines: Lines) -> Lines:
         tasks = {line["task"] for line in lines}
-        rows = [row.fields for row in read_rows(named(self.options.data)[name], split="test")]
+        rows = [row.fields for row in read_rows(self.options.sources[name], split="test")]
         rows = [row for row in rows if row.get("task_id") in tasks]
         workers = self.options.workers or os.cpu_count() or 1
         limits = sandbox.Limits(

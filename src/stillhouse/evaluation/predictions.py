@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -55,6 +55,13 @@ class Questions:
                 raise Mistake(row.origin, "has no response to compare an answer with", "give it one or remove the row")
         stop = end_of_turn(template, tokenizer)
         return cls(prompts.texts, prompts.input_ids, references, stop, limits.max_length, prompts.cut)
+
+    def only(self, places: Sequence[int]) -> Questions:
+        """Those at `places`, in that order."""
+        texts, input_ids, references = (
+            [every[place] for place in places] for every in (self.texts, self.input_ids, self.references)
+        )
+        return replace(self, texts=texts, input_ids=input_ids, references=references)
 
     @property
     def hash(self) -> str:
@@ -155,7 +162,7 @@ def predict(
         tokenizer,
         questions.input_ids,
         sampling,
-        seed=[(seed, place) for place in (places or range(len(questions.texts)))],
+        seed=[(seed, place) for place in (range(len(questions.texts)) if places is None else places)],
         batch_size=batch_size,
         description=description,
         max_length=questions.max_length,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stillhouse import store
-from stillhouse.data import read_rows
+from stillhouse import processes, store
 from stillhouse.data.encode import Limits
 from stillhouse.data.templates import build
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.evaluation.kept import Keeper, out_folder
 from stillhouse.evaluation.measures import Measure, write_measures
 from stillhouse.evaluation.predictions import Evaluated, Prediction, Questions, predict, seeds_that_matter
-from stillhouse.mistakes import Mistake
+from stillhouse.evaluation.sources import rows_of
 from stillhouse.model_folders import remark
 from stillhouse.rollout import Sampling
 from stillhouse.rollout.author import identify, load_author
@@ -33,10 +32,9 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 _COUNTS = ("empty", "unfinished", "clipped", "cut")
-_SPLITS = {"train", "valid", "validation", "dev", "eval", "test"}
 _CHOSEN = (
-    "model", "template", "limit", "max_length", "max_prompt_length", "bos", "max_new_tokens", "temperature", "top_p",
-    "no_repeat_ngram_size", "batch_size", "dtype",
+    "model", "template", "limit", "max_length", "max_prompt_length", "cut", "bos", "max_new_tokens", "temperature",
+    "top_p", "no_repeat_ngram_size", "batch_size", "dtype",
 )  # fmt: skip
 
 
@@ -44,7 +42,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """Answer and score every row of every data file, once for each seed; keep predictions and scores; print a table.
 
     Predictions that are there already, whole and made with the same, are not made again. Greedy answers
-    (`temperature` 0) are made for the first seed only.
+    (`temperature` 0) are made for the first seed only. Under a launcher of several processes each answers its share of
+    the rows; what is written is the same.
 
     Returns:
         What `<out>/scores.json` holds: {model, settings, data: {name: {rows, rougeL: {mean, std, per_seed},
@@ -54,7 +53,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     Raises:
         Mistake: a file, a row, the model or an option is wrong, or there are predictions of other settings.
     """
-    say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
+    processes.meet()
+    say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, quiet=not processes.is_first()).print
     out = out_folder(options.model, options.out)
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens,
@@ -68,7 +68,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     if said := remark(options.model):
         say(said)
     tokenizer = load_tokenizer(options.model, trust_remote_code=options.trust_remote_code)
-    questions = _questions(options, tokenizer)
+    questions = _questions(options, tokenizer, say)
     model_hash = identify(options.model, trust_remote_code=options.trust_remote_code)
     answers = _Answers(options, sampling, tokenizer, model_hash, out, say)
     evaluated = {
@@ -79,9 +79,10 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         "settings": {key: getattr(options, key) for key in _CHOSEN if key != "model"} | {"seeds": seeds},
         "data": {name: _entry(questions[name], found) for name, found in evaluated.items()},
     }
-    store.write_json(out / SCORES, report)
-    write_measures(out, [measure for name, found in evaluated.items() for measure in _measures(name, found)])
-    print_table(report["data"])
+    if processes.is_first():
+        store.write_json(out / SCORES, report)
+        write_measures(out, [measure for name, found in evaluated.items() for measure in _measures(name, found)])
+        print_table(report["data"])
     say(f"predictions and scores are in {out}")
     return report
 
@@ -107,32 +108,49 @@ class _Answers:
         chosen = {key: getattr(self.options, key) for key in _CHOSEN}
         found = {"model": self.model_hash, "data": questions.hash}
         keeper = Keeper(self.out / name / f"seed{seed}", chosen, found, self.options.overwrite)
-        lines, why_not = keeper.read()
+        lines, why_not = processes.by_first(keeper.read)
         if lines is not None:
             return [Prediction.from_line(line) for line in lines]
         if why_not:
             self.say(f"{why_not}: answered anew")
+        predictions = self._anew(questions, seed, f"{name}, seed {seed}")
+        processes.by_first(lambda: keeper.write([prediction.as_line() for prediction in predictions]))
+        return predictions
+
+    def _anew(self, questions: Questions, seed: int, description: str) -> list[Prediction]:
+        """Each process answers every so many-th of the questions in the order of their lengths."""
+        by_length = sorted(range(len(questions.texts)), key=lambda place: len(questions.input_ids[place]))
+        places = sorted(processes.share_of(by_length))
         predictions = predict(
             self.model,
             self.tokenizer,
-            questions,
+            questions.only(places),
             self.sampling,
             seed=seed,
             batch_size=self.options.batch_size,
-            description=f"{name}, seed {seed}",
+            description=description,
+            places=places,
         )
-        keeper.write([prediction.as_line() for prediction in predictions])
-        return predictions
+        everybody = dict(processes.joined(list(zip(places, predictions, strict=True))))
+        return [everybody[place] for place in range(len(questions.texts))]
 
 
-def _questions(options: EvaluateOptions, tokenizer: PreTrainedTokenizerBase) -> dict[str, Questions]:
-    """The questions of each data file, by its name; all files are read before anything is answered."""
-    limits = Limits(options.max_length, options.max_prompt_length, bos=options.bos)
+def _questions(
+    options: EvaluateOptions, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
+) -> dict[str, Questions]:
+    """The questions of each data set, by its name; all files are read before anything is answered."""
+    limits = Limits(options.max_length, options.max_prompt_length, cut=options.cut, bos=options.bos)
     template = build(options.template, tokenizer)
-    return {
-        name: Questions.of(read_rows(path, split="test", limit=options.limit), template, tokenizer, limits)
-        for name, path in named(options.data).items()
-    }
+    questions = {}
+    for source in options.sources:
+        rows, short = rows_of(source, options.limit)
+        if source.on_the_hub:
+            say(f"{source.name}: not in {options.data_folder}, taken from the Hub: {source.rows}")
+        if short:
+            least = source.known.least_words if source.known else 0
+            say(f"{source.name}: {short} rows with a reference of fewer than {least} words left out")
+        questions[source.name] = Questions.of(rows, template, tokenizer, limits)
+    return questions
 
 
 def _entry(questions: Questions, evaluated: Evaluated) -> dict[str, Any]:
@@ -185,22 +203,3 @@ def _spread(per_seed: Mapping[int, float]) -> dict[str, Any]:
         "std": stdev(values) if len(values) > 1 else None,
         "per_seed": {str(seed): value for seed, value in per_seed.items()},
     }
-
-
-def named(data: Iterable[str]) -> dict[str, str]:
-    """Data files by the names that their scores go by."""
-    named: dict[str, str] = {}
-    for path in data:
-        name = data_name(path)
-        if name in named:
-            raise Mistake(
-                path, f"is called '{name}' as {named[name]} is", "evaluate them apart, each with its own --out"
-            )
-        named[name] = path
-    return named
-
-
-def data_name(path: str) -> str:
-    """The name of a data set: its file's, or its folder's where the file is named after a split (dolly/test.jsonl)."""
-    parts = Path(path).absolute()
-    return parts.parent.name if parts.stem in _SPLITS and parts.parent.name else parts.stem

@@ -62,8 +62,10 @@ class DualSpaceByHeads(DualSpace):
         own, other = student.weight.detach(), teacher.weight.detach()
         self._ours, index = torch.from_numpy(np.asarray(ours, np.int64)), torch.from_numpy(np.asarray(theirs, np.int64))
         self._names = None if names is None else torch.from_numpy(np.asarray(names, np.int64))
-        self._inverse = torch.linalg.pinv(other[index.to(other.device)].T.float())  # [n, D]
         self._projected_by({"t2s": (other.shape[1], own.shape[1])}, 0, bias=False)
+        if own.is_meta or other.is_meta:  # a head of its size alone
+            return
+        self._inverse = torch.linalg.pinv(other[index.to(other.device)].T.float())  # [n, D]
         shared = torch.linalg.pinv(own[self._ours.to(own.device)].T.float())  # [n, d]
         kept = other[index.to(other.device)].T.float() @ shared.to(other.device)  # [D, d]
         with torch.no_grad():

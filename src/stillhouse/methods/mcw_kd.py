@@ -75,7 +75,7 @@ class MultiCostTransport(CrossModelDualSpace):
         assert teacher is not None
         now = self.at(clock)
         words = (self.by_tokens if self.by_map else self.spaces)(student, teacher, now)
-        plain = replace(teacher.detach(), translation=None)
+        plain = replace(self.aligned(student, teacher.detach()), translation=None)
         values, sums = self.transports(student, plain, now, self._share(clock))
         loss = words.loss + now["logit_weight"] * values[LOGITS] + now["hidden_weight"] * values[HIDDEN]
         return Terms(loss, {**words.sums, **sums})

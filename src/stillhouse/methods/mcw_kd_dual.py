@@ -25,7 +25,8 @@ class SemiDualTransport(MultiCostTransport):
     """label_weight CE + kd_weight KD + logit_weight W_logits + hidden_weight W_hidden, W in the semi-dual form.
 
     Clean: the potentials climb at every optimizer step, by the same optimizer and the whole step's tokens. parity: they
-    climb four plain steps for each example as it is met, on every process by itself, and costs weigh the same for ever.
+    climb four plain steps for each example as it is met, on every process by itself, and costs weigh the same for ever;
+    what the method moves itself is in buffers, which no wrapper cuts into shards.
     """
 
     label_weight = 0.5
@@ -48,7 +49,7 @@ class SemiDualTransport(MultiCostTransport):
             torch.manual_seed(seed + 1)
             self.potentials = nn.ModuleList([Potential(k), Potential(student.weight.shape[1])])
         if self.settings["parity"]:
-            self.potentials.requires_grad_(False)
+            _as_buffers(self.potentials)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The projectors', and the potentials, which are not decayed, and which no optimizer moves in parity."""
@@ -74,3 +75,11 @@ class SemiDualTransport(MultiCostTransport):
         """As the primal; in parity nothing."""
         if not self.settings["parity"]:
             super().after_step(means, clock)
+
+
+def _as_buffers(network: nn.Module) -> None:
+    """Every parameter a buffer of the same name."""
+    for module in network.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, weight.detach())

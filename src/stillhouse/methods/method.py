@@ -170,9 +170,7 @@ class Method(nn.Module):
             labels = self._of_rows(student, None, labelled)
             rows = self.contextual.rows(student, teacher, self.blocks)
             return _added([labels, _of_columns(rows, compared, monitors or {})], rows.pairing)
-        if self.tokenizers is not None and self.tokenizers.aligns_late:
-            entropies = (side.survey(0, blocks=self.blocks).entropy for side in (student, teacher))
-            teacher = replace(teacher, pairing=self.tokenizers.paired(student, teacher, *entropies))
+        teacher = self.aligned(student, teacher)
         shared, apart, rest = parted(student, teacher)
         parts = [
             self._of_rows(*shared, terms, monitors),
@@ -180,6 +178,13 @@ class Method(nn.Module):
             self._of_rows(rest, None, [*labelled, *unpaired]),
         ]
         return _added(parts, teacher.pairing)
+
+    def aligned(self, student: Predictions, teacher: Predictions) -> Predictions:
+        """The teacher with its pairing; one that depends on the predictions is found here."""
+        if self.tokenizers is None or not self.tokenizers.aligns_late:
+            return teacher
+        entropies = (side.survey(0, blocks=self.blocks).entropy for side in (student, teacher))
+        return replace(teacher, pairing=self.tokenizers.paired(student, teacher, *entropies))
 
     def row_by_row(
         self, student: Predictions, teacher: Predictions | None, terms: Sequence[Term], weights: Tensor | None = None

@@ -55,7 +55,7 @@ class UniversalLogit(Method):
         if now["form"] == "mcw":
             return self.summed(student, teacher, [ce, Term("kd", divergence, now["kd_weight"])], watched)
         labels = self.summed(student, None, [ce])
-        ours, theirs, weights = _by_example(student, teacher)
+        ours, theirs, weights = _by_example(student, self.aligned(student, teacher))
         kd = rowwise_loss(ours, theirs, [Term("kd", divergence)], watched, self.blocks, weights)
         sums = {name: (weights * values).sum() for name, values in kd.values.items()}
         aligned = torch.full_like(sums["kd"], len(ours))

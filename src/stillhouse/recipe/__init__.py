@@ -1,8 +1,9 @@
 """The typed recipe: what a YAML file and a command line may say, checked before anything heavy is imported."""
 
 from stillhouse.recipe.check import check
+from stillhouse.recipe.code import CodeOptions
 from stillhouse.recipe.document import dump
-from stillhouse.recipe.evaluating import CodeOptions, EvaluateOptions
+from stillhouse.recipe.evaluating import EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import (
     DemoOptions,

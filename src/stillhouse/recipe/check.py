@@ -9,7 +9,8 @@ from pathlib import Path
 
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
-from stillhouse.recipe.evaluating import CodeOptions, EvaluateOptions
+from stillhouse.recipe.code import CodeOptions
+from stillhouse.recipe.evaluating import EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import ExportOptions, GenerateOptions, ReportOptions, VocabMapOptions
 from stillhouse.recipe.schema import Recipe
@@ -49,8 +50,9 @@ def _check(options: Section) -> None:
             raise Mistake("out", f"'{options.out}' is there already", "give another --out, or --overwrite=true")
     elif isinstance(options, EvaluateOptions):
         _check_model("model", options.model)
-        for source in options.data:
-            _check_rows("data", source, options.limit, answered=True, split="test")
+        for source in options.sources:
+            if not source.on_the_hub:
+                _check_rows("data", source.rows, options.limit, answered=True, split="test")
     elif isinstance(options, CodeOptions):
         _check_model("model", options.model)
         _check_problems(options)
@@ -117,11 +119,11 @@ def check_adapter(recipe: Recipe) -> None:
 
 def _check_rows(key: str, source: str, limit: int | None, *, answered: bool, split: str = "train") -> None:
     from stillhouse.data.conversation import read
-    from stillhouse.data.rows import READERS, read_rows
+    from stillhouse.data.rows import may_be_hub_name, read_rows
 
     path = Path(source)
     if not path.exists():
-        if _may_be_on_the_hub(source) and "/" in source and path.suffix not in READERS:
+        if may_be_hub_name(source):
             return  # asked for when the run begins
         raise Mistake(key, f"no file '{source}'", _nearby(path))
     if path.is_file() and path.stat().st_size > READ_WHOLE_BYTES:
@@ -136,7 +138,7 @@ def _check_problems(options: CodeOptions) -> None:
     from stillhouse import sandbox
     from stillhouse.data.problems import read_problems
 
-    for source in options.data:
+    for source in options.sources.values():
         if not Path(source).exists():
             raise Mistake("data", f"no file '{source}'", _nearby(Path(source)))
         read_problems(source, limit=options.limit, shots=options.shots)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from stillhouse.catalogue.instructions import GROUPS, SETS, InstructionSet
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe.schema import (
     NOT_NEGATIVE,
@@ -47,11 +50,40 @@ class Answering(OfModel):
         check_lengths(self, self.max_prompt_length, self.max_length)
 
 
+SPLITS = ("train", "valid", "validation", "dev", "eval", "test")
+HELD_OUT = ("test.jsonl", "valid.jsonl")  # the files of a named set's folder, the first that is there
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set that is to be answered.
+
+    Attributes:
+        name: that its scores go by.
+        rows: a file, a folder or a name on the Hub.
+        known: the set of the catalogue that it is; None for the user's own file.
+    """
+
+    name: str
+    rows: str
+    known: InstructionSet | None = None
+
+    @property
+    def on_the_hub(self) -> bool:
+        """Whether a set of the catalogue is to come from the Hub."""
+        return self.known is not None and self.rows == self.known.hub
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Answering):
     """Rows to answer and score."""
 
-    data: list[str] = setting("one or more files of rows")
+    data: list[str] = setting(f"files of rows; or names: {', '.join((*SETS, *GROUPS))}")
+    data_folder: str = setting("where the folders of named data sets are; the Hub has what is not there", "data")
+    protocol: Literal["plain", "dskd"] = setting(
+        "dskd: no 6-gram twice and prompts cut at their end, as the papers sample", "plain"
+    )
+    cut: Literal["marker", "end"] = setting("a long prompt loses text before its marker, or its end", "marker")
     out: str | None = setting("the folder of the scores; null: the model's folder/evaluation", None)
     seeds: list[int] = setting("answer once per seed; mean and deviation are over them", [10, 20, 30, 40, 50],
                                NOT_NEGATIVE)  # fmt: skip
@@ -61,50 +93,47 @@ class EvaluateOptions(Answering):
         check_seeds(self, self.seeds)
         if not self.data:
             raise Mistake("data", "names no file", "write data: [rows.jsonl]")
+        if self.protocol == "dskd":
+            self._settle({"temperature": (1.0,), "top_p": (1.0,), "no_repeat_ngram_size": (0, 6)})
+            object.__setattr__(self, "no_repeat_ngram_size", 6)
+            object.__setattr__(self, "cut", "end")
+
+    def _settle(self, allowed: dict[str, tuple[float, ...]]) -> None:
+        for key, values in allowed.items():
+            if getattr(self, key) not in values:
+                wrong = f"is {getattr(self, key)}, but protocol dskd has {values[-1]:g}"
+                raise Mistake(key, wrong, "remove it, or write protocol: plain")
+
+    @property
+    def sources(self) -> list[Source]:
+        """Every data set once, groups by their members.
+
+        Raises:
+            Mistake: two have one name.
+        """
+        found: dict[str, Source] = {}
+        for source in self._named():
+            if source.name in found:
+                wrong = f"is called '{source.name}' as {found[source.name].rows} is"
+                raise Mistake(source.rows, wrong, "evaluate them apart, each with its own --out")
+            found[source.name] = source
+        return list(found.values())
+
+    def _named(self) -> Iterator[Source]:
+        for word in self.data:
+            if Path(word).exists() or word not in {**SETS, **GROUPS}:
+                yield Source(data_name(word), word)
+            else:
+                for name in GROUPS.get(word, (word,)):
+                    yield Source(name, self._place(SETS[name]), SETS[name])
+
+    def _place(self, known: InstructionSet) -> str:
+        """Its file below `data_folder`, or its name on the Hub."""
+        files = (Path(self.data_folder, name, file) for name in known.folders for file in HELD_OUT)
+        return next((str(file) for file in files if file.is_file()), known.hub)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodeOptions(OfModel):
-    """Programming problems to write programs for, and whether those are run."""
-
-    data: list[str] = setting("problems of HumanEval's or MBPP's fields: .jsonl, .json, .parquet or a folder of them")
-    out: str | None = setting("the folder of the results, below which code/ is; null: the model's folder/evaluation",
-                              None)  # fmt: skip
-    run_generated_code: bool = setting("run what the model wrote, in a sandbox; command line only", False)
-    sandbox: Literal["auto", "namespaces", "bubblewrap", "none"] = setting(
-        "what the programs run in; auto: the strictest that works; none, which leaves them free: command line only",
-        "auto",
-    )
-    scorer: Literal["tests", "evalplus"] = setting(
-        "the data's own tests; or EvalPlus's command, with its data, inside the sandbox", "tests"
-    )
-    evalplus: str | None = setting("the folder that EvalPlus is installed in; null: where this Python finds it", None)
-    prompt: Literal["completion", "chat"] = setting(
-        "a base model goes on writing; a chat model is asked by the tokenizer's template", "completion"
-    )
-    shots: int = setting("problems of MBPP shown in every prompt and not asked; its paper shows 3", 0, NOT_NEGATIVE)
-    limit: int | None = setting("use the first so many problems", None, ONE_OR_MORE)
-    samples: int = setting("programs for each problem and seed", 1, ONE_OR_MORE)
-    k: list[int] = setting("pass@k for each of these", [1], ONE_OR_MORE)
-    seeds: list[int] = setting("write once per seed; mean and deviation are over them", [10], NOT_NEGATIVE)
-    max_length: int = setting("tokens of prompt and program", 2048, Bounds(low=2))
-    max_new_tokens: int = setting("tokens of a program", 512, ONE_OR_MORE)
-    temperature: float = setting("of sampling; 0 is greedy", 0.0, NOT_NEGATIVE)
-    top_p: float = setting("sample from the smallest set of tokens with this mass", 1.0, PROBABILITY)
-    batch_size: int = setting("programs written at a time", 32, ONE_OR_MORE)
-    time_limit: float = setting("seconds for a program and its tests, by the clock and of a processor", 10.0,
-                                Bounds(above=0))  # fmt: skip
-    memory_limit: int = setting("MiB of address space for a program", 1024, Bounds(low=128))
-    workers: int | None = setting("programs run at a time; null: one for each processor", None, ONE_OR_MORE)
-
-    def validate(self) -> None:
-        check_seeds(self, self.seeds)
-        if not self.data:
-            raise Mistake("data", "names no file", "write data: [humaneval/test.jsonl]")
-        if not self.k or max(self.k) > self.samples:
-            wrong = f"pass@{max(self.k)} needs as many samples, got {self.samples}" if self.k else "names no number"
-            raise Mistake("k", wrong, f"give --samples={max(self.k)}" if self.k else "write k: [1]")
-        if self.temperature == 0 and self.samples > 1:
-            raise Mistake("samples", f"{self.samples} greedy programs are one", "give --temperature=0.8, or one sample")
-        if self.sandbox == "none" and not self.run_generated_code:
-            raise Mistake("sandbox", "none is chosen, and nothing is to run", "add --run-generated-code, or remove it")
+def data_name(path: str) -> str:
+    """The name of a data set: its file's, or its folder's where the file is named after a split (dolly/test.jsonl)."""
+    parts = Path(path).absolute()
+    return parts.parent.name if parts.stem in SPLITS and parts.parent.name else parts.stem

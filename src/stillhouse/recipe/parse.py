@@ -9,8 +9,9 @@ from typing import Any, get_args, get_origin
 
 from stillhouse.catalogue import METHODS, NAMED, find, name_key
 from stillhouse.mistakes import Mistake, shorten
+from stillhouse.recipe.code import CodeOptions
 from stillhouse.recipe.document import Located, read_command_line, read_document, read_scalar
-from stillhouse.recipe.evaluating import CodeOptions, EvaluateOptions
+from stillhouse.recipe.evaluating import EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions, from_recipe
 from stillhouse.recipe.names import annotation_at, unknown_key
 from stillhouse.recipe.options import (

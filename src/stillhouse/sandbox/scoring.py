@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL
 
 from stillhouse.sandbox.boxes import Box, Ended, Kind, started
 from stillhouse.sandbox.limits import Limits
@@ -144,7 +145,9 @@ def _ended(box: Box) -> Ended:
 
 def _why(ended: Sequence[Ended], late: bool, detail: str, limits: Limits) -> tuple[str, str]:
     """The verdict where the worker or the checker went without one."""
-    if late or any(one.timeout or one.cpu_s >= limits.cpu_s for one in ended):
+    # The kernel kills by ticks that it has counted; what it says of the time afterwards is finer, and may be less.
+    spent = (one.signal == SIGKILL and one.cpu_s >= limits.cpu_s / 2 for one in ended)
+    if late or any(one.timeout for one in ended) or any(spent):
         return "timeout", f"after {limits.wall_s} s by the clock or {limits.cpu_s} s of processor time"
     worker = ended[0]
     return "ended", detail or (f"signal {worker.signal}" if worker.signal else f"exit code {worker.exit}")

@@ -47,6 +47,8 @@ class Distiller(nn.Module):
         if teacher is not None:
             teacher.embeds, teacher.whole = method.needs_embeddings, method.needs_padding
         self._no_split_modules = student._no_split_modules  # where FSDP may cut, as the model's own class says
+        # DDP would begin every forward with the first process's; they are the same everywhere, or each one's own.
+        self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name, _ in method.named_buffers()]
 
     def forward(
         self,

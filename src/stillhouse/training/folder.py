@@ -73,14 +73,20 @@ def _why_not(path: Path, recipe: Recipe) -> Mistake | None:
         store.verify_file(path / RECIPE)
     except (store.Corrupt, store.Absent) as lost:
         return Mistake(lost.where, lost.wrong, "--overwrite=true starts this run anew")
-    before, now = _flat(read_document(str(path / RECIPE)).nested()), _flat(recipe.as_dict())
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    changed = [key for key in changed if key != "overwrite"]
-    if not changed:
+    changed = difference(path, recipe)
+    if changed is None:
         return None
-    key = changed[0]
-    wrong = f"is {now.get(key)} here, but {before.get(key)} in the interrupted run in {path}"
+    key, before, now = changed
+    wrong = f"is {now} here, but {before} in the interrupted run in {path}"
     return Mistake(key, wrong, "give another --name, or --overwrite=true")
+
+
+def difference(path: Path, recipe: Recipe) -> tuple[str, Any, Any] | None:
+    """The first key in which the run in `path` is of another recipe, what it is there and here; None for the same."""
+    before, now = _flat(read_document(str(path / RECIPE)).nested()), _flat(recipe.as_dict())
+    changed = (key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key))
+    key = next((key for key in changed if key != "overwrite"), None)
+    return None if key is None else (key, before.get(key), now.get(key))
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

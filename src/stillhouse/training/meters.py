@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,3 +71,11 @@ class Meters:
         line["tokens_per_second"] = round(tokens / max(time.perf_counter() - self._since, 1e-9), 1)
         self.__init__()
         return line
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has held so far, in GiB: of its accelerator, or of the machine on a CPU."""
+    if device.type != "cpu":
+        return torch.accelerator.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB here
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -28,7 +28,7 @@ from stillhouse.head import Blocks, Head, probe
 from stillhouse.methods import Method
 from stillhouse.methods import build as build_method
 from stillhouse.mistakes import Mistake
-from stillhouse.models import last_hidden, load_causal_lm
+from stillhouse.models import head_without_weights, last_hidden, load_causal_lm
 from stillhouse.recipe import Recipe
 from stillhouse.rollout import end_of_turn
 from stillhouse.teacher import LiveTeacher, elements, shard, shard_by_zero
@@ -85,6 +85,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
         train = two.encoded(recipe, rows, template, limits)
     dev = _dev_set(recipe, template, tokenizer, limits, _padding(recipe, tokenizer))
     with processes.whole_weights(arguments):
+        _check_projectors(recipe, tokenizer, two)
         distiller = _distiller(recipe, tokenizer, two, arguments)
     logger.info(
         f"student: {_millions(distiller.student)}"
@@ -188,11 +189,31 @@ def _dev_set(
     return DevSet(encoded, rows, tokenizer, template, limits, collator, recipe.evaluation, batch_size)
 
 
+def _method(recipe: Recipe, two: TwoTokenizers | None) -> Method:
+    settings = {key: value for key, value in recipe.method.items() if key != "name"}
+    method: Method = build_method(recipe.method["name"], **settings)
+    if two is not None:
+        two.given_to(method)
+    return method
+
+
+def _check_projectors(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, two: TwoTokenizers | None) -> None:
+    """Read the weights that the method shall begin with into one of its sizes, before any model is there."""
+    student, teacher = recipe.student, recipe.teacher
+    if recipe.method.get("projectors", "none") == "none" or teacher is None:
+        return
+    overrides = dict(student.config) if student.from_scratch else None
+    trusted = student.trust_remote_code, teacher.trust_remote_code
+    ours = head_without_weights(student.model, len(tokenizer), overrides=overrides, trust_remote_code=trusted[0])
+    vocabulary = len(tokenizer if two is None else two.teacher)
+    theirs = head_without_weights(teacher.model, vocabulary, trust_remote_code=trusted[1])
+    _method(recipe, two).size(ours, theirs, recipe.seed)
+
+
 def _distiller(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, two: TwoTokenizers | None, arguments: TrainingArguments
 ) -> Distiller:
-    settings = {key: value for key, value in recipe.method.items() if key != "name"}
-    method: Method = build_method(recipe.method["name"], **settings)
+    method = _method(recipe, two)
     of_student = recipe.student
     student = load_causal_lm(
         of_student.model,
@@ -217,8 +238,6 @@ def _distiller(
         _check_writing(recipe, two, method)
         vocabulary = len(tokenizer if two is None else two.teacher)
         teacher = LiveTeacher(_teacher(recipe, arguments), vocabulary, recipe.teacher.window)
-    if two is not None:
-        two.given_to(method)
     if chosen := recipe.head.chosen():
         method.blocks = replace(Blocks.on(arguments.device), **chosen)  # pyright: ignore[reportArgumentType]
     if teacher is not None:

@@ -1,32 +1,35 @@
-"""The processes of one run: what the first one does alone, what all do together, and what they must agree on."""
+"""The processes of one run: those of `stillhouse.processes`, and what transformers and accelerate must agree on."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from accelerate.utils import DistributedType
 from torch import distributed
 from transformers import TrainingArguments
 
 from stillhouse import store
 from stillhouse.mistakes import Mistake
+from stillhouse.processes import by_first, grouped, is_first, joined, launched, rank, share_of, summed
 
-Found = TypeVar("Found")
-
-
-def is_first() -> bool:
-    """Whether this process writes and speaks; asked of the launcher, so that it works before any group exists."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def launched() -> int:
-    """How many processes the launcher (torchrun, accelerate) says there are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+__all__ = [
+    "by_first",
+    "check",
+    "check_wrapper",
+    "is_first",
+    "joined",
+    "launched",
+    "rank",
+    "sharding",
+    "share_of",
+    "summed",
+    "whole_weights",
+    "written_together",
+]
 
 
 def check(arguments: TrainingArguments) -> None:
@@ -59,34 +62,13 @@ def check_wrapper(used: DistributedType, arguments: TrainingArguments) -> None:
         raise Mistake("training.fsdp", wrong, "it needs GPUs, and several processes")
 
 
-def rank() -> int:
-    """The number of this process, from 0."""
-    return distributed.get_rank() if _grouped() else 0
-
-
-def by_first(work: Callable[[], Found]) -> Found:
-    """What `work` gives, done by the first process alone and sent to all; its Mistake is everybody's."""
-    if not _grouped():
-        return work()
-    outcome: list[Any] = [None, None]
-    if is_first():
-        try:
-            outcome[0] = work()
-        except Mistake as mistake:
-            outcome[1] = mistake
-    distributed.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
-
-
 @contextmanager
 def written_together(path: Path, *, keep_previous: bool = False) -> Iterator[Path]:
     """`store.write_folder` for all processes: one temporary folder that each writes its part into, then one rename.
 
     The processes must see the same file system.
     """
-    if not _grouped():
+    if not grouped():
         with store.write_folder(path, keep_previous=keep_previous) as folder:
             yield folder
         return
@@ -121,33 +103,3 @@ def whole_weights(arguments: TrainingArguments) -> Iterator[None]:
         yield
     finally:
         set_hf_deepspeed_config(config)
-
-
-def summed(values: list[float]) -> list[float]:
-    """`values` added up over all processes, in fp64."""
-    if not _grouped():
-        return values
-    device = None if "gloo" in distributed.get_backend() else torch.accelerator.current_accelerator()
-    vector = torch.tensor(values, dtype=torch.float64, device=device)
-    distributed.all_reduce(vector)
-    return vector.tolist()
-
-
-def share_of(items: list[Found], rank: int | None = None) -> list[Found]:
-    """What of `items` falls to this process, or to the one of number `rank`; the first one never has fewer."""
-    if not _grouped():
-        return items
-    return items[distributed.get_rank() if rank is None else rank :: distributed.get_world_size()]
-
-
-def joined(items: list[Found]) -> list[Found]:
-    """The lists of all processes, one after the other."""
-    if not _grouped():
-        return items
-    lists: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(lists, items)
-    return [item for part in lists for item in part]
-
-
-def _grouped() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

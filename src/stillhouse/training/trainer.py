@@ -35,7 +35,7 @@ from stillhouse.training.checkpoints import LAST, keep_best, load_sharded, load_
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.guard import ADVICE, Guard, skip
 from stillhouse.training.log import logger
-from stillhouse.training.meters import Means, Meters
+from stillhouse.training.meters import Means, Meters, peak_memory
 from stillhouse.training.on_policy import OnPolicy
 from stillhouse.training.optimizer import dskd_groups, dskd_schedule, give_named_groups, give_own_groups, taid_groups
 from stillhouse.training.sampling import LengthGrouped
@@ -257,6 +257,8 @@ class DistillationTrainer(Trainer):
             logs.update({name: float(value) for name, value in self.distiller.method.gauges(taken).items()})
             if self.on_policy is not None:
                 logs.update(self.on_policy.gauges())
+        if "train_runtime" in logs:
+            logs["peak_memory_gib"] = peak_memory(self.args.device)
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]

@@ -57,7 +57,7 @@ def ascend(
     Nothing of it is followed by gradients, no `.grad` is touched, and the weights need not require gradients.
     """
     rows, costs, weights = rows.detach(), costs.detach(), weights.detach()
-    learnt = dict(network.named_parameters())
+    learnt = _weights(network)
     for _ in range(iterations):
         with torch.enable_grad():
             leaves = {name: parameter.detach().requires_grad_() for name, parameter in learnt.items()}
@@ -84,5 +84,10 @@ def _turned(rows: Tensor) -> Tensor:
 
 def held(network: Potential, rows: Tensor) -> Tensor:
     """The potential [M] by copies of the weights, which get no gradient and which a later `ascend` does not change."""
-    copies = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    copies = {name: weight.detach().clone() for name, weight in _weights(network).items()}
     return functional_call(network, copies, (rows,))
+
+
+def _weights(network: Potential) -> dict[str, Tensor]:
+    """Whether they are parameters or buffers."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
