@@ -1,6 +1,7 @@
 """The typed recipe: what a YAML file and a command line may say, checked before anything heavy is imported."""
 
 from stillhouse.recipe.check import check
+from stillhouse.recipe.code import CodeOptions
 from stillhouse.recipe.document import dump
 from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions, JudgeOptions, TasksOptions
 from stillhouse.recipe.inspection import InspectOptions
@@ -19,6 +20,7 @@ from stillhouse.recipe.suite import SuiteOptions
 __all__ = [
     "OPTIONS",
     "AgreementOptions",
+    "CodeOptions",
     "Data",
     "DemoOptions",
     "EvaluateOptions",

@@ -11,6 +11,7 @@ from typing import Any
 
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
+from stillhouse.recipe.code import CodeOptions
 from stillhouse.recipe.data_sets import DataSets
 from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions, JudgeOptions, TasksOptions
 from stillhouse.recipe.inspection import InspectOptions
@@ -66,6 +67,9 @@ def _check(options: Section) -> None:
     elif isinstance(options, JudgeOptions):
         _check_file("data", options.data)
         _check_questions(options)
+        _check_model("model", options.model)
+    elif isinstance(options, CodeOptions):
+        _check_problems(options)
         _check_model("model", options.model)
     elif isinstance(options, VocabMapOptions):
         _check_folder("teacher", options.teacher)
@@ -176,6 +180,18 @@ def _check_questions(options: JudgeOptions) -> None:
     from stillhouse.data.questions import read_questions
 
     read_questions(options.data, limit=options.limit)
+
+
+def _check_problems(options: CodeOptions) -> None:
+    from stillhouse import sandbox
+    from stillhouse.data.problems import read_problems
+
+    for source in options.sources.values():
+        if not Path(source).exists():
+            raise Mistake("data", f"no file '{source}'", _nearby(Path(source)))
+        read_problems(source, limit=options.limit, shots=options.shots)
+    if options.run_generated_code:
+        sandbox.choose(options.sandbox)
 
 
 def _check_folder(key: str, name: str) -> Path | None:

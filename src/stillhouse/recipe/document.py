@@ -201,6 +201,8 @@ def read_command_line(
             yield "", word
             continue
         key, equals, value = word[2:].partition("=")
+        if key.replace("-", "_") in switches:  # --run-generated-code
+            key = key.replace("-", "_")
         if equals:
             yield key, value
         elif key in many and rest and not rest[0].startswith("--"):

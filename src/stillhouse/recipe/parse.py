@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 
 from stillhouse.catalogue import METHODS, NAMED, find, name_key
 from stillhouse.mistakes import Mistake, shorten
+from stillhouse.recipe.code import CodeOptions
 from stillhouse.recipe.document import Located, read_command_line, read_document, read_scalar
 from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions, JudgeOptions, TasksOptions
 from stillhouse.recipe.inspection import InspectOptions, from_recipe
@@ -33,6 +34,7 @@ OPTIONS: dict[str, type[Section]] = {
     "evaluate tasks": TasksOptions,
     "evaluate judge": JudgeOptions,
     "evaluate agreement": AgreementOptions,
+    "evaluate code": CodeOptions,
     "export": ExportOptions,
     "vocab-map": VocabMapOptions,
     "inspect": InspectOptions,
@@ -56,7 +58,7 @@ def parse_located(verb: str, arguments: Sequence[str]) -> tuple[Any, Located]:
     schema = OPTIONS[verb]
     located = _gather(verb, schema, arguments)
     try:
-        _refuse_remote_code_from_files(located)
+        _refuse_code_from_files(located)
         if schema is Recipe:
             _settle_verb(verb, located)
         return _build(schema, located.nested()), located
@@ -166,12 +168,15 @@ def _override(schema: type[Section], located: Located, key: str, value: Any) -> 
     located.put(key, value, place)
 
 
-def _refuse_remote_code_from_files(located: Located) -> None:
-    """A recipe may come from a stranger: only who types the command may let a model's folder run code."""
+def _refuse_code_from_files(located: Located) -> None:
+    """A recipe may come from a stranger: only who types the command may let a model's folder, or a model, run code."""
     for key, value in located.values.items():
-        typed_by_the_user = isinstance(value, Text)
-        if key.endswith("trust_remote_code") and not typed_by_the_user and value not in (False, None):
+        if isinstance(value, Text):  # typed by the user
+            continue
+        if key.endswith(("trust_remote_code", "run_generated_code")) and value not in (False, None):
             raise Mistake(key, "a file cannot allow this", f"give --{key}=true on the command line")
+        if key == "sandbox" and str(value).lower() in ("none", "null"):
+            raise Mistake(key, "a file cannot allow this", "give --sandbox=none on the command line")
 
 
 def _settle_verb(verb: str, located: Located) -> None:

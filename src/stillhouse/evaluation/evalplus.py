@@ -1,0 +1,102 @@
+"""EvalPlus's own command, inside the sandbox: its tests, its verdicts (Liu et al. 2023).
+
+It runs candidates and tests in processes of one family, so that cheats are kept out as well as it keeps them out; what
+the sandbox adds is that nothing of it reaches the machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from stillhouse import sandbox
+from stillhouse.mistakes import Mistake, shorten
+
+_VERDICTS = {"pass": "passed", "fail": "failed", "timeout": "timeout"}
+# EvalPlus asks how much memory there is where the sandbox has no /proc.
+_PROGRAM = """
+import os, shutil, sys
+sys.path.insert(0, "/packages")
+os.makedirs("/work/proc")
+with open("/work/proc/meminfo", "w") as file:
+    for name in ("MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached"):
+        file.write(f"{{name}}: {{{memory} << 10}} kB\\n")
+shutil.copy("/program/samples.jsonl", "/work/samples.jsonl")
+os.environ.update(TMPDIR="/work", EVALPLUS_MAX_MEMORY_BYTES=str({memory} << 20), OPENBLAS_NUM_THREADS="1",
+                  HUMANEVAL_OVERRIDE_PATH="/program/data.jsonl", MBPP_OVERRIDE_PATH="/program/data.jsonl")
+import psutil
+psutil.PROCFS_PATH = "/work/proc"
+from evalplus.evaluate import main
+sys.argv = ["evalplus.evaluate", {dataset!r}, "--samples", "/work/samples.jsonl", "--parallel", "{parallel}"]
+main()
+print("\\n{mark}")
+print(open("/work/samples_eval_results.json").read())
+"""
+_MARK = "==== results of EvalPlus"
+
+
+def package_folder(wanted: str | None) -> str:
+    """The folder that EvalPlus is installed in.
+
+    Raises:
+        Mistake: it is not there.
+    """
+    if wanted is not None:
+        if not (Path(wanted) / "evalplus" / "evaluate.py").is_file():
+            raise Mistake("evalplus", f"'{wanted}' does not hold evalplus/evaluate.py", "name its site-packages folder")
+        return str(Path(wanted).resolve())
+    spec = find_spec("evalplus")
+    if spec is None or spec.origin is None:
+        mend = "pip install evalplus, in an environment of its own; then --evalplus=its site-packages folder"
+        raise Mistake("scorer", "EvalPlus is not installed here", mend)
+    return str(Path(spec.origin).resolve().parents[1])
+
+
+def score(
+    kind: sandbox.Kind,
+    package: str,
+    rows: Sequence[Mapping[str, Any]],
+    programs: Sequence[Mapping[str, Any]],
+    limits: sandbox.Limits,
+) -> list[dict[str, Any]]:
+    """EvalPlus's verdict on each program: {task, sample, verdict, plus}, of its base tests and of all of its tests.
+
+    Args:
+        package: the folder that EvalPlus is installed in.
+        rows: its data: those of the problems that `programs` are for, and of no others.
+        programs: {task, sample, candidate}.
+        limits: of its whole run; `memory_mb` of each process.
+
+    Raises:
+        Mistake: it came to no result; the last line that it printed is named.
+    """
+    dataset = "mbpp" if "assertion" in rows[0] else "humaneval"
+    parallel = max(1, limits.processes // 4)
+    program = _PROGRAM.format(memory=limits.memory_mb, dataset=dataset, parallel=parallel, mark=_MARK)
+    samples = [{"task_id": one["task"], "solution": one["candidate"]} for one in programs]
+    files = {"data.jsonl": _lines(rows), "samples.jsonl": _lines(samples)}
+    ended = sandbox.run(kind, program, limits, files, {"/packages": package})
+    said, _, results = ended.output.decode(errors="replace").rpartition(f"{_MARK}\n")
+    try:
+        found = json.loads(results)["eval"]
+        counted = dict.fromkeys(found, 0)
+        lines = []
+        for one in programs:
+            result = found[one["task"]][counted[one["task"]]]
+            counted[one["task"]] += 1
+            base, plus = (_VERDICTS[str(result[key])] for key in ("base_status", "plus_status"))
+            plus = plus if base == "passed" else base
+            lines.append({"task": one["task"], "sample": one["sample"], "verdict": base, "plus": plus})
+    except (ValueError, LookupError, TypeError):
+        last = "time was up" if ended.timeout else (said.strip() or results.strip() or "nothing").splitlines()[-1]
+        raise Mistake(
+            "scorer", f"EvalPlus came to no result: {shorten(last, 80)}", "is --data in its format?"
+        ) from None
+    return lines
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(f"{json.dumps(dict(row))}\n" for row in rows)

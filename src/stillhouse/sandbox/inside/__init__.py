@@ -1,0 +1,1 @@
+"""What runs inside sandboxes: standard library only, and nothing of the package around it."""
