@@ -142,7 +142,7 @@ FLOODS: Attacks = (
     "resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1)); open('big', 'wb').write(bytes(64 << 20)); effect()",
     "for n in range(100_000): os.symlink('x' * 200, f'link{n}')\neffect()",
     "open('/dev/shm/big', 'wb').write(bytes(1 << 20)); effect()",
-    "open('/tmp/big', 'wb').write(bytes(1 << 20)); effect()",
+    "open(os.path.join('/tmp', 'big'), 'wb').write(bytes(1 << 20)); effect()",
     "resource.setrlimit(resource.RLIMIT_CORE, (-1, -1)); effect(resource.getrlimit(resource.RLIMIT_CORE)[0] != 0)",
     "import syslog; syslog.syslog('planted'); open('/dev/kmsg', 'w').write('planted'); effect()",
 )
@@ -184,7 +184,7 @@ SECRETS: Attacks = (
 ESCAPES: Attacks = (
     "effect(libc.unshare(0x10000000) == 0)",
     "effect(libc.unshare(0x20000) == 0)",
-    "effect(libc.mount(b'none', b'/work', b'tmpfs', 0, None) == 0)",
+    "effect(libc.mount(b'none', b'/desk', b'tmpfs', 0, None) == 0)",
     "effect(libc.umount2(b'/program', 2) == 0)",
     "effect(libc.mount(None, b'/', None, 32, None) == 0)",
     "os.setuid(0); effect()",

@@ -20,20 +20,20 @@ _VERDICTS = {"pass": "passed", "fail": "failed", "timeout": "timeout"}
 _PROGRAM = """
 import os, shutil, sys
 sys.path.insert(0, "/packages")
-os.makedirs("/work/proc")
-with open("/work/proc/meminfo", "w") as file:
+os.makedirs("/desk/proc")
+with open("/desk/proc/meminfo", "w") as file:
     for name in ("MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached"):
         file.write(f"{{name}}: {{{memory} << 10}} kB\\n")
-shutil.copy("/program/samples.jsonl", "/work/samples.jsonl")
-os.environ.update(TMPDIR="/work", EVALPLUS_MAX_MEMORY_BYTES=str({memory} << 20), OPENBLAS_NUM_THREADS="1",
+shutil.copy("/program/samples.jsonl", "/desk/samples.jsonl")
+os.environ.update(TMPDIR="/desk", EVALPLUS_MAX_MEMORY_BYTES=str({memory} << 20), OPENBLAS_NUM_THREADS="1",
                   HUMANEVAL_OVERRIDE_PATH="/program/data.jsonl", MBPP_OVERRIDE_PATH="/program/data.jsonl")
 import psutil
-psutil.PROCFS_PATH = "/work/proc"
+psutil.PROCFS_PATH = "/desk/proc"
 from evalplus.evaluate import main
-sys.argv = ["evalplus.evaluate", {dataset!r}, "--samples", "/work/samples.jsonl", "--parallel", "{parallel}"]
+sys.argv = ["evalplus.evaluate", {dataset!r}, "--samples", "/desk/samples.jsonl", "--parallel", "{parallel}"]
 main()
 print("\\n{mark}")
-print(open("/work/samples_eval_results.json").read())
+print(open("/desk/samples_eval_results.json").read())
 """
 _MARK = "==== results of EvalPlus"
 

@@ -29,7 +29,7 @@ _PROGRAM = Path(__file__).with_name("launch.py")
 _INSIDE = Path(__file__).with_name("inside")
 _GRACE_S = 10.0  # beyond its wall clock, for a keeper that is itself stuck
 # All of a program's environment. One thread for each library that would start as many as there are cores.
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/work", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/desk", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
 
 
 class Unavailable(Exception):
@@ -225,7 +225,7 @@ def _bubblewrap(spec: Mapping[str, Any], limits: Limits) -> list[str]:
     for source, target in spec["binds"]:
         line += ["--dev-bind" if source.startswith("/dev/") else "--ro-bind", source, target]
     # Bubblewrap cannot limit how many files a file system in memory has, so that none may be written there.
-    line += ["--hostname", "sandbox", "--dir", "/work", "--remount-ro", "/", "--chdir", "/work", "--"]
+    line += ["--hostname", "sandbox", "--dir", "/desk", "--remount-ro", "/", "--chdir", "/desk", "--"]
     return [*line, *spec["argv"]]
 
 

@@ -126,7 +126,7 @@ def new_root(spec: dict[str, Any], machine: str) -> None:
         place.symlink_to(text)
     for source, target in spec["binds"]:
         bind(source, root + target)
-    for folder, size in (("/work", spec["limits"]["files_mb"]), *[("/dev/shm", 16)] * spec["shared_memory"]):
+    for folder, size in (("/desk", spec["limits"]["files_mb"]), *[("/dev/shm", 16)] * spec["shared_memory"]):
         place = Path(root + folder)
         place.mkdir(parents=True, exist_ok=True)
         mount("tmpfs", str(place), "tmpfs", NO_SUID | NO_DEV, f"size={size}m,nr_inodes=4096,mode=1777")
@@ -137,7 +137,7 @@ def new_root(spec: dict[str, Any], machine: str) -> None:
     called("leave the old root", libc.umount2(b"/old", DETACH))
     Path("/old").rmdir()
     mount("none", "/", None, REMOUNT | READ_ONLY | NO_SUID | NO_DEV)
-    os.chdir("/work")
+    os.chdir("/desk")
 
 
 def bind(source: str, target: str) -> None:
