@@ -11,7 +11,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    set_seed,
+)
 from transformers.utils import logging as transformers_logging
 
 from stillhouse import adapters
@@ -56,6 +63,7 @@ def load_causal_lm(
     adapter: Literal["keep", "train", "merge"] = "keep",
     lora: Mapping[str, Any] | None = None,
     quantize: Literal["4bit", "8bit"] | None = None,
+    dropout: float | None = None,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode.
 
@@ -69,6 +77,7 @@ def load_causal_lm(
         adapter: Whether an adapter that `path` names stays one, stays one and is trainable, or is merged into its base.
         lora: Keys of `peft.LoraConfig`, for a new trainable adapter; the weights below it are frozen.
         quantize: How many bits the frozen weights below an adapter are kept in, by bitsandbytes.
+        dropout: The rate of all dropout that the model has, an adapter's own apart; None leaves it.
 
     Returns:
         The model; with an adapter a `peft.PeftModel` around it, which answers to the same (`adapters.bare` unwraps it).
@@ -89,6 +98,8 @@ def load_causal_lm(
         if quantize is not None:
             options["quantization_config"] = _bits(quantize, dtype)
         model = _saved(base or path, dtype, options)
+    if dropout is not None:
+        set_dropout(model, dropout)
     if seed is not None and lora is not None:
         set_seed(seed)
     if lora is not None:
@@ -124,6 +135,32 @@ def _saved(path: str, dtype: str, options: dict[str, Any]) -> PreTrainedModel:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise Mistake(path, f"weights are missing: {missing}", "is this folder of another architecture?")
     return model
+
+
+def set_dropout(model: PreTrainedModel, rate: float) -> None:
+    """Give all dropout of `model` the probability `rate`, whatever its configuration calls it.
+
+    Some architectures have modules, some pass a number of their own or of the configuration to a function. Whole layers
+    that are left out (OPT's layerdrop) are another thing, and only ever switched off.
+    """
+    places = [vars(part) for part in [model.config, *_parts(model.config)]]
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = rate
+        places.append(vars(module))
+    for place in places:
+        for name, value in place.items():
+            named = "drop" in name.lower() and isinstance(value, float)
+            if named and (rate == 0.0 or not name.lower().endswith(("layerdrop", "layer_drop", "drop_path"))):
+                place[name] = rate
+
+
+def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    """The configurations within `config`, such as that of a text part."""
+    for part in vars(config).values():
+        if isinstance(part, PretrainedConfig):
+            yield part
+            yield from _parts(part)
 
 
 def _bits(quantize: str, dtype: str) -> Any:
@@ -305,3 +342,25 @@ def longest_input(config: Any) -> int | None:
         if isinstance(limit, int):
             return limit
     return None
+
+
+def check_room(config: Any, tokens: int, max_length: int, *, model: str, length: str, who: str) -> None:
+    """Compare a configuration with its tokenizer and with the length of the examples.
+
+    Args:
+        tokens: of the tokenizer.
+        model: the key that names the model.
+        length: the key of `max_length`.
+        who: the model, as the mistake calls it.
+
+    Raises:
+        Mistake: too few embeddings or too few positions.
+    """
+    rows = config.get_text_config().vocab_size
+    if rows < tokens:
+        wrong = f"has {rows} embeddings for a tokenizer of {tokens} tokens"
+        raise Mistake(model, wrong, "use the tokenizer that the model was trained with")
+    positions = longest_input(config)
+    if positions is not None and max_length > positions:
+        wrong = f"{max_length} is more than the {positions} positions of {who}"
+        raise Mistake(length, wrong, f"write {positions} or less")

@@ -19,7 +19,7 @@ from stillhouse.evaluation import Evaluated, evaluate, evaluate_rows, score
 from stillhouse.mistakes import Mistake
 from stillhouse.models import load_causal_lm
 from stillhouse.recipe import EvaluateOptions
-from stillhouse.recipe.evaluating import data_name
+from stillhouse.recipe.data_sets import data_name
 from stillhouse.rollout import Sampling
 from tests.rollout.small import chat_tokenizer, save_model
 

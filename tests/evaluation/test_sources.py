@@ -14,7 +14,7 @@ from stillhouse.evaluation import sources
 from stillhouse.evaluation.sources import rows_of
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe import EvaluateOptions, check
-from stillhouse.recipe.evaluating import Source
+from stillhouse.recipe.data_sets import Source
 
 LONG, SHORT = " ".join("abcdefghijk"), "ten words are not enough for this set of rows"
 
@@ -62,8 +62,9 @@ def test_one_name_twice_is_refused(tmp_path: Path) -> None:
 
 def test_short_references_are_left_out_and_counted(tmp_path: Path) -> None:
     path = lay(tmp_path / "test.jsonl", LONG, SHORT, LONG + " and more", SHORT, LONG)
-    rows, short = rows_of(Source("s-ni", str(path), SETS["s-ni"]), None)
-    assert ([row.fields["instruction"] for row in rows], short) == (["ask 0", "ask 2", "ask 4"], 2)
+    rows, remarks = rows_of(Source("s-ni", str(path), SETS["s-ni"]), None)
+    assert [row.fields["instruction"] for row in rows] == ["ask 0", "ask 2", "ask 4"]
+    assert remarks == ["s-ni: 2 rows with a reference of fewer than 11 words left out"]
     assert len(rows_of(Source("s-ni", str(path), SETS["s-ni"]), 2)[0]) == 2
     assert len(rows_of(Source("mine", str(path)), None)[0]) == 5
     none = lay(tmp_path / "none.jsonl", SHORT)
@@ -84,9 +85,9 @@ def test_rows_of_the_hub_are_read_as_they_are_named_there(tmp_path: Path, monkey
     real = sources.read_rows
     monkeypatch.setattr(sources, "read_rows", lambda name, **given: real(tmp_path / "hub.jsonl", **given))
     known = SETS["dialogsum"]
-    ((row,), short) = rows_of(Source("dialogsum", known.hub, known), None)
+    ((row,), remarks) = rows_of(Source("dialogsum", known.hub, known), None)
     assert row.fields == {"instruction": known.asks, "input": "A: hi\nB: bye", "output": "They part."}
-    assert short == 0
+    assert remarks == ["dialogsum: not in the data folder, taken from the Hub: knkarthick/dialogsum"]
 
 
 def test_without_a_network_it_is_said_where_a_file_belongs(monkeypatch: pytest.MonkeyPatch) -> None:

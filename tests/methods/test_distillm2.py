@@ -89,6 +89,20 @@ def test_every_loss_is_its_formula(loss: str, gradual: bool) -> None:
     check(written(), build("distillm2", gradual_beta=gradual, **settings))
 
 
+@pytest.mark.parametrize("loss", ["kd", "seqkd", "speculative_kd"])
+def test_where_nobody_asked_the_student_to_write_the_data_alone_is_learnt(loss: str) -> None:
+    """As the part of the pairs that is the data's: the other one adds nothing to the loss."""
+    batch, method = written(), build("distillm2", loss=loss)
+    of_data = (~batch.student.sampled.by_student).nonzero()[:, 0]
+    student, teacher = replace(batch.student, sampled=None).at(of_data), batch.teacher.at(of_data)
+    alone, pairs = method(student, teacher, MIDDLE), method(batch.student, batch.teacher, MIDDLE)
+    responses = len(batch.student.sequence.unique())
+    torch.testing.assert_close(alone.loss / (responses // 2), pairs.loss / responses, rtol=1e-9, atol=0)
+    assert alone.sums["kd"] == alone.loss.detach()
+    with pytest.raises(ValueError, match="no `sampled`"):
+        build("distillm2")(student, teacher, MIDDLE)
+
+
 @pytest.mark.parametrize(
     ("loss", "setting"),
     [("kd", {"alpha1": 0.2}), ("distillm_v1", {"alpha1": 0.2}), ("gkd", {"alpha2": 0.2}), ("dpkd", {"temperature": 2}),

@@ -49,6 +49,22 @@ def test_loss_and_gradients_are_the_formula(temperature: float, cliprange: float
     assert ("kd" in terms.sums) == single_step
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_loss_on_plain_text_is_its_formula(share: float) -> None:
+    batch = written(alone=True)
+    weight, found = build("minillm", lm_kd=share, lm_coef=0.7, temperature=1.7).on_text(
+        batch.student, batch.teacher, NOW
+    )
+    lq, lp = dense(batch.student).log_softmax(-1), dense(batch.teacher).detach().log_softmax(-1)
+    wanted = (1.0 - share) * -lq.gather(-1, batch.student.labels[:, None]).sum()
+    wanted = wanted + share * (lp.exp() * (lp - lq)).sum()
+    assert weight == 0.7
+    torch.testing.assert_close(found.detach(), wanted.detach(), rtol=1e-8, atol=1e-10)
+    wanted_gradients = torch.autograd.grad(wanted, batch.leaves)
+    for ours, theirs in zip(torch.autograd.grad(found, batch.leaves), wanted_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
 def test_cliprange_may_follow_a_schedule() -> None:
     batch = written(alone=True)
     moved = build("minillm", cliprange={"schedule": "linear", "start": 0.0, "end": 1.0})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import (
@@ -17,6 +18,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from stillhouse.rollout import Response
 
 END = "<|end|>"
 VOCABULARY = 257
@@ -53,6 +56,15 @@ def some_prompts(count: int, seed: int = 0, shortest: int = 1, longest: int = 9)
     random = torch.Generator().manual_seed(seed)
     lengths = torch.randint(shortest, longest + 1, (count,), generator=random).tolist()
     return [torch.randint(1, VOCABULARY, (length,), generator=random).tolist() for length in lengths]
+
+
+def same(found: list[Response], expected: list[Response]) -> None:
+    """The same responses, their notes but for rounding."""
+    assert [one.ids for one in found] == [one.ids for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert (one.text, one.finished, one.clipped) == (other.text, other.finished, other.clipped)
+        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+        assert one.importance == pytest.approx(other.importance, abs=1e-5)
 
 
 CHATML = (

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from stillhouse.mistakes import Mistake
-from stillhouse.rollout import Response, Sampling, respond
+from stillhouse.rollout import Sampling, respond
 from stillhouse.rollout.continuous import Continuous
-from tests.rollout.small import character_tokenizer, some_prompts, tiny_gpt2, tiny_llama
+from tests.rollout.small import character_tokenizer, same, some_prompts, tiny_gpt2, tiny_llama
 
 MANNERS = [
     Sampling(12, temperature=0),
@@ -19,14 +19,6 @@ MANNERS = [
     Sampling(12, top_k=9),
     Sampling(40, temperature=0, no_repeat_ngram_size=2),
 ]
-
-
-def same(found: list[Response], expected: list[Response]) -> None:
-    assert [one.ids for one in found] == [one.ids for one in expected]
-    for one, other in zip(found, expected, strict=True):
-        assert (one.text, one.finished, one.clipped) == (other.text, other.finished, other.clipped)
-        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
-        assert one.importance == pytest.approx(other.importance, abs=1e-5)
 
 
 @pytest.mark.parametrize(("make", "sampling"), [*((tiny_llama, manner) for manner in MANNERS), (tiny_gpt2, MANNERS[1])])

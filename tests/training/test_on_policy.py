@@ -388,6 +388,8 @@ def test_what_does_not_go_together_is_said(world: Path, tmp_path: Path, more: li
 def test_minillm_writes_and_learns_at_one_temperature(world: Path, tmp_path: Path):
     with pytest.raises(Mistake, match=r"rollout\.temperature: is 0\.7, but minillm learns at temperature 1"):
         train(world, tmp_path, "minillm", None, "--rollout.temperature=0.7")
+    with pytest.raises(Mistake, match=r"rollout\.top_k: cuts what is drawn from, and minillm learns from all of it"):
+        train(world, tmp_path, "minillm", None, "--rollout.top_k=5", student="nowhere")  # before a model is looked for
 
 
 def test_a_teacher_of_other_tokens_has_no_share_in_them(world: Path, tmp_path: Path):

@@ -16,10 +16,10 @@ from stillhouse.data.encode import Limits
 from stillhouse.data.rows import read_rows
 from stillhouse.data.templates import build as build_template
 from stillhouse.head import Pairing
+from stillhouse.paired import PairedCollator, PairedDataset
 from stillhouse.recipe import parse
 from stillhouse.training.arguments import training_arguments
 from stillhouse.training.kept import kept_or_made, key_of
-from stillhouse.training.paired import PairedCollator, PairedDataset
 from stillhouse.training.preflight import tokenizers_of
 from stillhouse.training.prepare import prepare
 from stillhouse.training.two_tokenizers import TwoTokenizers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from stillhouse import cli
 from stillhouse.training.rehearsal import rehearse
@@ -57,6 +58,45 @@ def test_estimates_are_those_of_the_formulas(world: Path, tmp_path: Path) -> Non
     assert parts["activations"] == 100 * 16 * 1 * 34 * 2  # fp32: twice the 16 bits that 34 is for
     again = recipe(world, tmp_path, "--training.activation_checkpointing=true")
     assert rehearsal._memory(again, prepared, arguments, 100.0)["activations"] == 100 * 16 * 1 * 2 * 2
+
+
+def test_the_student_writes_once_whatever_is_drawn(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--rollout.share=0.0", "--rollout.max_new_tokens=5", "--rollout.batch_size=3"]
+    rehearse(recipe(world, tmp_path, "--rollout.source=mixed", *more))
+    said = capsys.readouterr().err
+    assert "dry run: the student writes in this step" in said and "on_policy 1, written_tokens" in said
+    assert (
+        "while the student writes, it needs about 0.00 GiB: models and optimizer 0.00, cache 0.00, draws 0.00" in said
+    )
+    rehearse(recipe(world, tmp_path))
+    assert "writes" not in capsys.readouterr().err
+
+
+def test_what_writing_needs_is_counted(world: Path, tmp_path: Path) -> None:
+    """Keys and values of all positions that prompts and responses can have, and a few rows of the vocabulary."""
+    from stillhouse.training import rehearsal
+    from stillhouse.training.arguments import training_arguments
+    from stillhouse.training.preflight import tokenizers_of
+    from stillhouse.training.prepare import prepare
+
+    def needed(*more: str) -> dict[str, float]:
+        made = recipe(world, tmp_path, "--rollout.source=student", "--rollout.max_new_tokens=5", *more)
+        arguments = training_arguments(made)
+        prepared = prepare(made, tmp_path, tokenizers_of(made)[0], arguments)
+        found = rehearsal._writing(made, prepared, arguments)
+        if found and made.rollout is not None:
+            models = [prepared.distiller.student, *([prepared.distiller.teacher.model] if "mix" in str(more) else [])]
+            ids = torch.ones(2, 7, dtype=torch.long)
+            caches = [model(ids, use_cache=True).past_key_values for model in models]
+            kept = sum(layer.keys.numel() + layer.values.numel() for cache in caches for layer in cache.layers)
+            longest = made.data.max_prompt_length + 5
+            assert found["cache"] == made.rollout["batch_size"] * longest * 4 * kept / (2 * 7)
+            assert found["draws"] == made.rollout["batch_size"] * len(prepared.trainer.tokenizer) * 28
+        return found
+
+    assert needed("--rollout.batch_size=3") != needed("--rollout.batch_size=2", "--rollout.teacher_mix=0.5")
 
 
 def test_the_command(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

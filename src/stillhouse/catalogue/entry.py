@@ -63,6 +63,9 @@ class Entry:
         rollout: Of a method that says who writes the responses: the settings of the recipe's `rollout` that it has
             unless the recipe gives others.
         sources: Which of the rollout's sources a method can learn from; none named: any.
+        alone: Settings with which a method that has a rollout of its own learns from the data set's responses alone.
+        whole_draws: Whether a method weighs by the probability that a token was drawn with, so that it must be drawn
+            from all of the distribution, at the temperature that is learnt at.
     """
 
     name: str
@@ -84,6 +87,8 @@ class Entry:
     whole_groups: bool = False
     rollout: Mapping[str, Any] | None = None
     sources: tuple[str, ...] = ()
+    alone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    whole_draws: bool = False
 
     @property
     def has_projectors(self) -> bool:

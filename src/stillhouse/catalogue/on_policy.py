@@ -87,10 +87,12 @@ _DISTILLM2 = Entry(
     "(s - t)), s and t the student's and teacher's mean log-probability of the data's response less that of the other",
     official="curriculum and gradual_beta are switched off there by constants, and would not run: the anchor is read "
     "from the wrong place and alpha carries gradient. There losses are in the dtype of the logits. The text there is "
-    "sampled by vLLM before training (max_tokens 1024).",
+    "sampled by vLLM before training (max_tokens 1024): rollout.written. seqkd, kd and speculative_kd ask for no text "
+    "of the student's, and have none.",
     one_tokenizer=True,
     rollout={"source": "paired", "temperature": 0.8, "top_p": 0.95},
     sources=("paired",),
+    alone={"loss": ("seqkd", "kd", "speculative_kd")},
 )  # fmt: skip
 
 _MINILLM = Entry(
@@ -107,6 +109,8 @@ _MINILLM = Entry(
         "single_step": Parameter(
             True, "add the reverse KL of every next token, over the whole vocabulary", aliases=("single_step_reg",)
         ),
+        "lm_coef": Parameter(1.0, "weight of the loss on data.corpus, a mean over its tokens, where there is one", 0.0),
+        "lm_kd": Parameter(0.5, "the share of KL(p||q) beside cross-entropy in that loss", 0.0, 1.0),
         "parity": Parameter(
             False, "the released numbers: returns hold the token's own reward beside single_step, log p at T = 1"
         ),
@@ -114,14 +118,16 @@ _MINILLM = Entry(
     aliases=("mini_llm",),
     formula="max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange)) + KL(q||p), rho = w q[y] / q_old[y], w = q_old[y] "
     "over the chance y was drawn with; A of token k is sum over j > k of gamma^(j - k - 1) r_j over their number, "
-    "whitened over the step, r = clip((log p[y] - log q_old[y]) / reward_scaling); without single_step j starts at k",
+    "whitened over the step, r = clip((log p[y] - log q_old[y]) / reward_scaling); without single_step j starts at k; "
+    "with data.corpus, plus lm_coef ((1 - lm_kd) CE + lm_kd KL(p||q)) on its text",
     official="Its returns start at the token itself, whose reward is the single-step KL already, so counted twice: "
-    "parity. It whitens over padding as well, parity does not. Cross-entropy and KL on a pre-training corpus beside it "
-    "(lm_coef 1) are not built. Its scripts: learning_rate 5e-6, warmup_steps 100, constant, adam_beta2 0.95, "
-    "weight_decay 1e-6, no dropout.",
+    "parity. It whitens over padding as well, parity does not. It reads its corpus in order, here every step draws; it "
+    "shuffles 256 responses over 4 inner epochs, here rollout.reuse repeats a step. Its scripts: learning_rate 5e-6, "
+    "warmup_steps 100, constant, adam_beta2 0.95, weight_decay 1e-6, no dropout (student.dropout: 0).",
     one_tokenizer=True,
     rollout={"source": "student", "teacher_mix": 0.2, "reuse": 4},
     sources=("student",),
+    whole_draws=True,
 )
 
 ON_POLICY: dict[str, Entry] = {entry.name: entry for entry in (_GKD, _IMITKD, _DISTILLM, _DISTILLM2, _MINILLM)}

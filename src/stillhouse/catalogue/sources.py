@@ -16,7 +16,12 @@ _DRAWN: Mapping[str, Parameter] = {
         None, "tokens of a response; by default all that data.max_length leaves", 1.0, fixed=True, whole=True
     ),
     "batch_size": Parameter(32, "prompts answered at a time", 1.0, fixed=True, whole=True),
-}
+    "engine": Parameter(
+        "batches", "transformers' generate in batches, or its continuous batching", fixed=True,
+        choices=("batches", "continuous"),
+    ),
+    "server": Parameter("none", "the address of a vLLM server that writes instead", fixed=True),
+}  # fmt: skip
 _OF_STUDENT: Mapping[str, Parameter] = {
     **_DRAWN,
     "show_every": Parameter(
@@ -82,29 +87,45 @@ _ADAPTIVE = Entry(
 _PAIRED = Entry(
     "paired",
     "Ko et al., DistiLLM-2, arXiv:2503.07067",
-    "every prompt twice: with the data set's response, and with one that the student writes",
-    _OF_STUDENT,
+    "every prompt twice: with the data set's response, and with one that the student writes, now or before",
+    {
+        **_OF_STUDENT,
+        "written": Parameter(
+            "none", "rows that the student has answered before (`stillhouse generate`); none: it writes at every step",
+            fixed=True,
+        ),
+    },
     aliases=("contrastive",),
-)
+)  # fmt: skip
 SOURCES: dict[str, Entry] = {entry.name: entry for entry in (_DATASET, _TEACHER, _STUDENT, _MIXED, _ADAPTIVE, _PAIRED)}
 
 # Sources in which the student has no part.
 BY_OTHERS = ("dataset", "teacher")
 
 
-def rollout_of(method: Entry, given: Mapping[str, Any] | None) -> dict[str, Any]:
+def rollout_of(
+    method: Entry, given: Mapping[str, Any] | None, chosen: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The section `rollout` as the recipe writes it, checked, over the defaults of its source and of the method.
+
+    Args:
+        method: that learns from it.
+        given: the section; None where there is none.
+        chosen: the method's own settings, settled.
 
     Raises:
         Mistake: no such source or setting, or the method cannot learn from it.
     """
-    own = dict(method.rollout or {"source": "dataset"})
+    alone = any((chosen or {}).get(key) in values for key, values in method.alone.items())
+    own = dict((None if alone else method.rollout) or {"source": "dataset"})
+    sources = BY_OTHERS if alone else method.sources
     usual = own.pop("source")
     settings = {key: value for key, value in (given or {}).items() if key != "source"}
     entry = find("source", SOURCES, (given or {}).get("source", usual), "rollout.source")
-    if method.sources and entry.name not in method.sources:
-        mend = f"it takes {', '.join(method.sources)}"
-        raise Mistake("rollout.source", f"{method.name} cannot learn from '{entry.name}'", mend)
+    if sources and entry.name not in sources:
+        told = "".join(f" with {key} {(chosen or {})[key]}" for key in method.alone) if alone else ""
+        mend = f"it takes {', '.join(sources)}"
+        raise Mistake("rollout.source", f"{method.name}{told} cannot learn from '{entry.name}'", mend)
     if not method.needs_teacher and entry.name not in BY_OTHERS:
         wrong = f"would teach {method.name} nothing but what the student says already"
         raise Mistake("rollout.source", wrong, f"write {' or '.join(BY_OTHERS)}")

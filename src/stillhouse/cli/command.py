@@ -16,6 +16,7 @@ from stillhouse.cli import (
     demo,
     distill,
     evaluate,
+    evaluate_agreement,
     evaluate_code,
     export,
     generate,
@@ -23,6 +24,7 @@ from stillhouse.cli import (
     methods,
     report,
     sft,
+    suite,
     vocab_map,
 )
 from stillhouse.cli.help import of_command, of_verb
@@ -33,11 +35,13 @@ VERBS: dict[str, ModuleType] = {
     "distill": distill,
     "generate": generate,
     "evaluate": evaluate,
+    "evaluate agreement": evaluate_agreement,
     "evaluate code": evaluate_code,
     "export": export,
     "vocab-map": vocab_map,
     "inspect": inspect,
     "report": report,
+    "suite": suite,
     "methods": methods,
     "demo": demo,
 }

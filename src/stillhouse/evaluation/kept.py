@@ -52,8 +52,9 @@ class Keeper:
         except store.Corrupt as error:
             return None, str(error)
         before, now = made_with["chosen"], dict(self.chosen)
-        if made_with["found"].get("model") == self.found["model"]:
-            before["model"] = now["model"]  # the same files by another path
+        for key in self.found.keys() & now.keys():
+            if made_with["found"].get(key) == self.found[key]:
+                before[key] = now[key]  # the same files by another path
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         if changed and not self.overwrite:
             key = changed[0]

@@ -14,7 +14,7 @@ from stillhouse.data.encode import Limits
 from stillhouse.data.templates import Template
 from stillhouse.evaluation.metrics import Scores, exact_match, rouge_l
 from stillhouse.mistakes import Mistake
-from stillhouse.rollout import Sampling, encode_prompts, end_of_turn, respond
+from stillhouse.rollout import Engine, Sampling, encode_prompts, end_of_turn, engine_of, respond
 from stillhouse.store.digests import of_bytes
 from stillhouse.store.records import dumps
 
@@ -146,24 +146,22 @@ def seeds_that_matter(sampling: Sampling, seeds: Sequence[int]) -> list[int]:
 
 
 def predict(
-    model: PreTrainedModel,
+    author: Engine,
     tokenizer: PreTrainedTokenizerBase,
     questions: Questions,
     sampling: Sampling,
     *,
     seed: int,
-    batch_size: int,
     description: str,
     places: Sequence[int] | None = None,
 ) -> list[Prediction]:
-    """The model's answer to each question, scored; `places` are the questions' among all that one seed is for."""
+    """The answer to each question, scored; `places` are the questions' among all that one seed is for."""
     responses = respond(
-        model,
+        author,
         tokenizer,
         questions.input_ids,
         sampling,
         seed=[(seed, place) for place in (range(len(questions.texts)) if places is None else places)],
-        batch_size=batch_size,
         description=description,
         max_length=questions.max_length,
         stop=questions.stop,
@@ -202,15 +200,15 @@ def evaluate_rows(
         Mistake: a row has no prompt, or nothing to compare an answer with.
     """
     questions = Questions.of(rows, template, tokenizer, limits)
+    author = engine_of(model, "batches", batch_size)
     return Evaluated(
         {
             seed: predict(
-                model,
+                author,
                 tokenizer,
                 questions,
                 sampling,
                 seed=seed,
-                batch_size=batch_size,
                 places=places,
                 description=f"seed {seed}",
             )

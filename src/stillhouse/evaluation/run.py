@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from stillhouse import processes, store
 from stillhouse.data.encode import Limits
@@ -24,8 +24,8 @@ from stillhouse.evaluation.measures import Measure, write_measures
 from stillhouse.evaluation.predictions import Evaluated, Prediction, Questions, predict, seeds_that_matter
 from stillhouse.evaluation.sources import rows_of
 from stillhouse.model_folders import remark
-from stillhouse.rollout import Sampling
-from stillhouse.rollout.author import identify, load_author
+from stillhouse.rollout import Engine, Sampling, chosen
+from stillhouse.rollout.author import identify
 
 if TYPE_CHECKING:
     from stillhouse.recipe import EvaluateOptions
@@ -36,6 +36,7 @@ _CHOSEN = (
     "model", "template", "limit", "max_length", "max_prompt_length", "cut", "bos", "max_new_tokens", "temperature",
     "top_p", "no_repeat_ngram_size", "batch_size", "dtype",
 )  # fmt: skip
+_ENGINE = {"engine": "batches", "server": None}  # is named where it is another one than these
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     }
     report = {
         "model": options.model,
-        "settings": {key: getattr(options, key) for key in _CHOSEN if key != "model"} | {"seeds": seeds},
+        "settings": {key: value for key, value in _chosen(options).items() if key != "model"} | {"seeds": seeds},
         "data": {name: _entry(questions[name], found) for name, found in evaluated.items()},
     }
     if processes.is_first():
@@ -99,15 +100,13 @@ class _Answers:
     say: Callable[[str], None]
 
     @cached_property
-    def model(self) -> PreTrainedModel:
-        options = self.options
-        return load_author(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
+    def author(self) -> Engine:
+        return chosen(self.options)
 
     def of(self, name: str, questions: Questions, seed: int) -> list[Prediction]:
         """The answers to the questions of data set `name`, drawn with `seed`."""
-        chosen = {key: getattr(self.options, key) for key in _CHOSEN}
         found = {"model": self.model_hash, "data": questions.hash}
-        keeper = Keeper(self.out / name / f"seed{seed}", chosen, found, self.options.overwrite)
+        keeper = Keeper(self.out / name / f"seed{seed}", _chosen(self.options), found, self.options.overwrite)
         lines, why_not = processes.by_first(keeper.read)
         if lines is not None:
             return [Prediction.from_line(line) for line in lines]
@@ -122,17 +121,22 @@ class _Answers:
         by_length = sorted(range(len(questions.texts)), key=lambda place: len(questions.input_ids[place]))
         places = sorted(processes.share_of(by_length))
         predictions = predict(
-            self.model,
+            self.author,
             self.tokenizer,
             questions.only(places),
             self.sampling,
             seed=seed,
-            batch_size=self.options.batch_size,
             description=description,
             places=places,
         )
         everybody = dict(processes.joined(list(zip(places, predictions, strict=True))))
         return [everybody[place] for place in range(len(questions.texts))]
+
+
+def _chosen(options: EvaluateOptions) -> dict[str, Any]:
+    """What of the options the answers depend on."""
+    engine = {key: getattr(options, key) for key, usual in _ENGINE.items() if getattr(options, key) != usual}
+    return {key: getattr(options, key) for key in _CHOSEN} | engine
 
 
 def _questions(
@@ -143,12 +147,9 @@ def _questions(
     template = build(options.template, tokenizer)
     questions = {}
     for source in options.sources:
-        rows, short = rows_of(source, options.limit)
-        if source.on_the_hub:
-            say(f"{source.name}: not in {options.data_folder}, taken from the Hub: {source.rows}")
-        if short:
-            least = source.known.least_words if source.known else 0
-            say(f"{source.name}: {short} rows with a reference of fewer than {least} words left out")
+        rows, remarks = rows_of(source, options.limit)
+        for remark_on_rows in remarks:
+            say(remark_on_rows)
         questions[source.name] = Questions.of(rows, template, tokenizer, limits)
     return questions
 

@@ -6,18 +6,18 @@ from stillhouse.catalogue.instructions import InstructionSet
 from stillhouse.data import Row, read_rows
 from stillhouse.data.conversation import RESPONSE_KEYS, read
 from stillhouse.mistakes import Mistake
-from stillhouse.recipe.evaluating import Source
+from stillhouse.recipe.data_sets import Source
 
 
-def rows_of(source: Source, limit: int | None) -> tuple[list[Row], int]:
-    """The rows of `source`, at most `limit`, and how many were left out since their reference is too short.
+def rows_of(source: Source, limit: int | None) -> tuple[list[Row], list[str]]:
+    """The rows of `source`, at most `limit`, and what is to be said of them.
 
     Raises:
         Mistake: it cannot be had, a row is none, or none is left.
     """
     known = source.known
     if known is None:
-        return read_rows(source.rows, split="test", limit=limit), 0
+        return read_rows(source.rows, split="test", limit=limit), []
     try:
         rows = read_rows(source.rows, split="test")
     except Mistake as mistake:
@@ -34,7 +34,10 @@ def rows_of(source: Source, limit: int | None) -> tuple[list[Row], int]:
         wrong = f"no reference of its {len(rows)} rows has {known.least_words} words"
         raise Mistake(source.rows, wrong, "is it the right file? else name it in --data")
     limits = [number for number in (known.limit, limit) if number is not None]
-    return long_enough[: min(limits, default=None)], len(rows) - len(long_enough)
+    remarks = [f"{source.name}: not in the data folder, taken from the Hub: {source.rows}"] if source.on_the_hub else []
+    if short := len(rows) - len(long_enough):
+        remarks.append(f"{source.name}: {short} rows with a reference of fewer than {known.least_words} words left out")
+    return long_enough[: min(limits, default=None)], remarks
 
 
 def _asked(row: Row, known: InstructionSet) -> Row:

@@ -212,6 +212,8 @@ class _Pass:
         self, elementwise: Elementwise, product: Tensor, theirs: Tensor | None, labels: Tensor, values: list[Tensor]
     ) -> Tensor:
         """Fill `values`, [B] each; the gradient by the products [B, V]."""
+        if not elementwise.terms and not elementwise.monitors:
+            return product
         large = not self.work.blocks.compile and product.numel() >= self.work.blocks.kernel_from
         if large and supports(elementwise, product, theirs):
             found, _ = fused(elementwise, product, theirs, labels)  # the gradient is over the product

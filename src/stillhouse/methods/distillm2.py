@@ -78,10 +78,13 @@ class Contrastive(Method):
         self.register_buffer("anchors", unknown if self.settings["curriculum"] else None)
 
     def forward(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> Terms:
-        """Sum over the responses of N tokens; `teacher` and who wrote which must be given."""
+        """Sum over the responses of N tokens; `teacher` and, but for losses on the data's alone, who wrote which."""
         assert teacher is not None
         self.one_by_one(teacher)
-        by_student, now = self.noted(student).by_student, self.at(clock)
+        now = self.at(clock)
+        if student.sampled is None and now["loss"] in ALONE:
+            return self._alone(student, teacher, now)
+        by_student = self.noted(student).by_student
         sides = [
             _Side(name, student.at(rows), teacher.at(rows), Responses.of(student.sequence[rows]))
             for name, rows in (("chosen", (~by_student).nonzero()[:, 0]), ("rejected", by_student.nonzero()[:, 0]))
@@ -94,6 +97,13 @@ class Contrastive(Method):
         shared = {name: of_data.sums[name] + own.sums[name] for name in both}
         loss = of_data.loss + own.loss
         return Terms(loss, {**of_data.sums, **own.sums, **shared, "kd": loss.detach()})
+
+    def _alone(self, student: Predictions, teacher: Predictions, now: dict[str, Any]) -> Terms:
+        """The loss where nobody asked the student to write: the mean over responses is the one over pairs."""
+        side = _Side("chosen", student, teacher, Responses.of(student.sequence))
+        divergence = _divergence(now, 0)
+        assert divergence is not None
+        return self.row_by_row(student, teacher, [Term("kd", divergence)], side.shares)
 
     def _side(self, side: _Side, now: dict[str, Any], factor: float, index: int) -> Terms:
         """The part of one author's responses."""
@@ -149,6 +159,7 @@ class Contrastive(Method):
 
 
 ALPHAS = ("alpha1", "alpha2")
+ALONE = METHODS["distillm2"].alone["loss"]
 
 
 def _divergence(now: dict[str, Any], index: int) -> Divergence | None:

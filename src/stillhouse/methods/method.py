@@ -122,6 +122,13 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def on_text(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> tuple[float, Tensor]:
+        """The weight and the loss of the N tokens of plain text that are learnt beside (`data.corpus`).
+
+        Only a method with the setting `lm_coef` is asked.
+        """
+        raise NotImplementedError
+
     def after_step(self, means: Mapping[str, Tensor], clock: Clock) -> None:
         """Called once an optimizer step, with the means of `Terms.sums` over all its units, ranks and micro-batches.
 

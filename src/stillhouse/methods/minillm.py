@@ -38,6 +38,13 @@ class PolicyGradient(Method):
             terms.append(Term("kd", build_divergence("reverse_kl", temperature=temperature)))
         return self.row_by_row(student, teacher, terms)
 
+    def on_text(self, student: Predictions, teacher: Predictions | None, clock: Clock) -> tuple[float, Tensor]:
+        """lm_coef, and (1 - lm_kd) CE + lm_kd KL(p||q) at temperature 1."""
+        now = self.at(clock)
+        both = [("cross_entropy", 1.0 - now["lm_kd"]), ("forward_kl", now["lm_kd"])]
+        terms = [Term(name, build_divergence(name), share) for name, share in both if share > 0.0]
+        return now["lm_coef"], self.row_by_row(student, teacher, terms).loss
+
     def appraise(self, teacher: Predictions, sampled: Sampled) -> Tensor:
         """The discounted rewards from a token on, or from the next one, a token: [N], not whitened."""
         now = self.settings  # those that are read here are fixed

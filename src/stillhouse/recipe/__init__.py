@@ -3,7 +3,7 @@
 from stillhouse.recipe.check import check
 from stillhouse.recipe.code import CodeOptions
 from stillhouse.recipe.document import dump
-from stillhouse.recipe.evaluating import EvaluateOptions
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import (
     DemoOptions,
@@ -15,9 +15,11 @@ from stillhouse.recipe.options import (
 )
 from stillhouse.recipe.parse import OPTIONS, parse
 from stillhouse.recipe.schema import Data, Evaluation, Recipe, Student, Teacher
+from stillhouse.recipe.suite import SuiteOptions
 
 __all__ = [
     "OPTIONS",
+    "AgreementOptions",
     "CodeOptions",
     "Data",
     "DemoOptions",
@@ -30,6 +32,7 @@ __all__ = [
     "Recipe",
     "ReportOptions",
     "Student",
+    "SuiteOptions",
     "Teacher",
     "VocabMapOptions",
     "check",

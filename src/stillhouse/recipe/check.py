@@ -5,14 +5,18 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
 from stillhouse.recipe.code import CodeOptions
-from stillhouse.recipe.evaluating import EvaluateOptions
+from stillhouse.recipe.data_sets import DataSets
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import ExportOptions, GenerateOptions, ReportOptions, VocabMapOptions
+from stillhouse.recipe.runs import FINISHED
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section
 
@@ -49,13 +53,16 @@ def _check(options: Section) -> None:
         if Path(options.out).exists() and not options.overwrite:
             raise Mistake("out", f"'{options.out}' is there already", "give another --out, or --overwrite=true")
     elif isinstance(options, EvaluateOptions):
+        _check_sources(options)
+        _check_model("model", options.model)  # last: a suite asks this before its models are there
+    elif isinstance(options, AgreementOptions):
+        _check_map(options.vocabulary)
+        _check_sources(options)
+        _check_model("teacher", options.teacher)
         _check_model("model", options.model)
-        for source in options.sources:
-            if not source.on_the_hub:
-                _check_rows("data", source.rows, options.limit, answered=True, split="test")
     elif isinstance(options, CodeOptions):
-        _check_model("model", options.model)
         _check_problems(options)
+        _check_model("model", options.model)
     elif isinstance(options, VocabMapOptions):
         _check_folder("teacher", options.teacher)
         _check_folder("student", options.student)
@@ -69,8 +76,14 @@ def _check(options: Section) -> None:
                 raise Mistake("runs", f"no folder '{run}'", _nearby(Path(run)))
 
 
+def _check_sources(options: DataSets) -> None:
+    for source in options.sources:
+        if not source.on_the_hub:
+            _check_rows("data", source.rows, options.limit, answered=True, split="test")
+
+
 def _check_recipe(recipe: Recipe) -> None:
-    if (recipe.folder / "finished.json").exists() and not recipe.overwrite:
+    if (recipe.folder / FINISHED).exists() and not recipe.overwrite:
         mend = "give another --name, or --overwrite=true to replace it"
         raise Mistake(str(recipe.folder), "holds a finished run", mend)
     student = recipe.student
@@ -80,13 +93,16 @@ def _check_recipe(recipe: Recipe) -> None:
         _check_folder("student.tokenizer", student.tokenizer)
     if recipe.teacher is not None:
         _check_model("teacher.model", recipe.teacher.model)
-    if recipe.vocabulary is not None and not Path(recipe.vocabulary.get("path", ".")).exists():
-        path = Path(recipe.vocabulary["path"])
-        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
+    _check_map(recipe.vocabulary)
     if recipe.method.get("projectors", "none") != "none":
         method_weights(recipe.method["projectors"], "method.projectors")
     data = recipe.data
     _check_rows("data.train", data.train, data.limit, answered=True, split=data.train_split)
+    if data.corpus is not None:
+        _check_rows("data.corpus", data.corpus, None, answered=False)
+    written = (recipe.rollout or {}).get("written", "none")
+    if written != "none":
+        _check_rows("rollout.written", written, None, answered=True)
     if data.eval is not None:
         _check_rows("data.eval", data.eval, data.eval_limit, answered=True, split=data.eval_split)
 
@@ -95,11 +111,17 @@ def _check_inspected(options: InspectOptions) -> None:
     for key, name in (("student", options.student), ("teacher", options.teacher)):
         if name is not None:
             _check_folder(key, name)
-    path = Path((options.vocabulary or {}).get("path", "."))
-    if options.teacher is not None and not path.exists():
-        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
+    if options.teacher is not None:
+        _check_map(options.vocabulary)
     if options.data is not None:
         _check_rows("data", options.data, options.limit, answered=True, split=options.split)
+
+
+def _check_map(vocabulary: Mapping[str, Any] | None) -> None:
+    """A map that a file holds."""
+    path = Path((vocabulary or {}).get("path", "."))
+    if not path.exists():
+        raise Mistake("vocabulary.path", f"no file '{path}'", _nearby(path))
 
 
 def check_adapter(recipe: Recipe) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stillhouse.mistakes import Mistake
-from stillhouse.recipe.evaluating import OfModel, data_name
+from stillhouse.recipe.data_sets import data_name
+from stillhouse.recipe.evaluating import OfModel
 from stillhouse.recipe.schema import NOT_NEGATIVE, ONE_OR_MORE, PROBABILITY, check_seeds
 from stillhouse.recipe.section import Bounds, setting
 

@@ -18,7 +18,7 @@ from stillhouse.catalogue import NAMED
 from stillhouse.mistakes import Mistake, nearest
 
 # Keys below which any key may follow: the catalogue, transformers, peft or the model settle what they mean.
-OPEN_SECTIONS = (*NAMED, "training", "student.config", "student.lora")
+OPEN_SECTIONS = (*NAMED, "training", "student.config", "student.lora", "evaluate", "set")
 
 
 @dataclass

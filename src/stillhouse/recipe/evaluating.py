@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from stillhouse.catalogue.instructions import GROUPS, SETS, InstructionSet
 from stillhouse.mistakes import Mistake
+from stillhouse.recipe.data_sets import DataSets
+from stillhouse.recipe.inspection import settle_axes
 from stillhouse.recipe.schema import (
     NOT_NEGATIVE,
     ONE_OR_MORE,
     PROBABILITY,
     Dtype,
     Template,
+    check_address,
     check_lengths,
     check_seeds,
 )
 from stillhouse.recipe.section import Bounds, Section, setting
+
+Running = Literal["batches", "continuous"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,41 +47,24 @@ class Answering(OfModel):
     top_p: float = setting("sample from the smallest set of tokens with this mass", 1.0, PROBABILITY)
     no_repeat_ngram_size: int = setting("no n-gram of this size twice; 0: off", 0, NOT_NEGATIVE)
     batch_size: int = setting("prompts answered at a time", 32, ONE_OR_MORE)
+    engine: Running = setting("transformers' generate in batches, or its continuous batching", "batches")
+    server: str | None = setting("the address of a vLLM server that has `model`, and answers instead", None)
 
     def validate(self) -> None:
         check_lengths(self, self.max_prompt_length, self.max_length)
-
-
-SPLITS = ("train", "valid", "validation", "dev", "eval", "test")
-HELD_OUT = ("test.jsonl", "valid.jsonl")  # the files of a named set's folder, the first that is there
-
-
-@dataclass(frozen=True)
-class Source:
-    """One data set that is to be answered.
-
-    Attributes:
-        name: that its scores go by.
-        rows: a file, a folder or a name on the Hub.
-        known: the set of the catalogue that it is; None for the user's own file.
-    """
-
-    name: str
-    rows: str
-    known: InstructionSet | None = None
-
-    @property
-    def on_the_hub(self) -> bool:
-        """Whether a set of the catalogue is to come from the Hub."""
-        return self.known is not None and self.rows == self.known.hub
+        if self.server is None:
+            return
+        check_address("server", self.server)
+        if self.engine != "batches":
+            raise Mistake("engine", "is of a model in this process, and a server answers", "remove it, or server")
+        if self.no_repeat_ngram_size:
+            raise Mistake("no_repeat_ngram_size", "is not known to a server", "write 0, or remove server")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Answering):
+class EvaluateOptions(DataSets, Answering):
     """Rows to answer and score."""
 
-    data: list[str] = setting(f"files of rows; or names: {', '.join((*SETS, *GROUPS))}")
-    data_folder: str = setting("where the folders of named data sets are; the Hub has what is not there", "data")
     protocol: Literal["plain", "dskd"] = setting(
         "dskd: no 6-gram twice and prompts cut at their end, as the papers sample", "plain"
     )
@@ -91,8 +76,6 @@ class EvaluateOptions(Answering):
     def validate(self) -> None:
         super().validate()
         check_seeds(self, self.seeds)
-        if not self.data:
-            raise Mistake("data", "names no file", "write data: [rows.jsonl]")
         if self.protocol == "dskd":
             self._settle({"temperature": (1.0,), "top_p": (1.0,), "no_repeat_ngram_size": (0, 6)})
             object.__setattr__(self, "no_repeat_ngram_size", 6)
@@ -104,36 +87,41 @@ class EvaluateOptions(Answering):
                 wrong = f"is {getattr(self, key)}, but protocol dskd has {values[-1]:g}"
                 raise Mistake(key, wrong, "remove it, or write protocol: plain")
 
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementOptions(DataSets, OfModel):
+    """A student, its teacher, and responses that both predict."""
+
+    teacher: str = setting("the model that it is compared with: a folder or a name on the Hub")
+    out: str | None = setting("the folder of the results; null: the model's folder/evaluation", None)
+    teacher_dtype: Dtype = setting("what the teacher's weights are kept in", "auto")
+    template: Template = setting("how a row becomes a prompt", "alpaca")
+    teacher_template: Template | None = setting("how it becomes the teacher's; null: the same", None)
+    max_length: int = setting("tokens of prompt and response", 512, Bounds(low=2))
+    max_prompt_length: int = setting("tokens of the prompt", 256, ONE_OR_MORE)
+    cut: Literal["marker", "end"] = setting("a long prompt loses text before its marker, or its end", "marker")
+    bos: bool | None = setting("begin with the student's BOS token; null: as its tokenizer does", None)
+    temperature: float = setting("of the divergences; all else is at 1", 1.0, Bounds(above=0))
+    top_k: int = setting("how many likeliest tokens of either are compared", 5, ONE_OR_MORE)
+    bins: int = setting("of the reliability tables, of equal width", 15, ONE_OR_MORE)
+    alignment: dict | None = setting("which positions correspond: span or exact; null: span, or ids are shared", None)
+    vocabulary: dict | None = setting("which tokens correspond; null: overlap, or ids are shared", None)
+    batch_size: int = setting("examples read at a time", 8, ONE_OR_MORE)
+
+    def validate(self) -> None:
+        super().validate()
+        check_lengths(self, self.max_prompt_length, self.max_length)
+        settle_axes(self)
+        aligner, chosen = self.alignment or {"name": "span"}, self.vocabulary or {"name": "overlap"}
+        if aligner["name"] not in ("span", "exact"):
+            wrong = f"{aligner['name']} pairs positions that have read unlike texts"
+            raise Mistake("alignment.name", wrong, "take span or exact")
+        if aligner.get("merge", "first") != "first":
+            raise Mistake("alignment.merge", "the first positions of a group alone have read the same", "remove it")
+        if chosen["name"] == "cdm":
+            raise Mistake("vocabulary.name", "cdm depends on the predictions of a row", "take overlap, or min_edit")
+
     @property
-    def sources(self) -> list[Source]:
-        """Every data set once, groups by their members.
-
-        Raises:
-            Mistake: two have one name.
-        """
-        found: dict[str, Source] = {}
-        for source in self._named():
-            if source.name in found:
-                wrong = f"is called '{source.name}' as {found[source.name].rows} is"
-                raise Mistake(source.rows, wrong, "evaluate them apart, each with its own --out")
-            found[source.name] = source
-        return list(found.values())
-
-    def _named(self) -> Iterator[Source]:
-        for word in self.data:
-            if Path(word).exists() or word not in {**SETS, **GROUPS}:
-                yield Source(data_name(word), word)
-            else:
-                for name in GROUPS.get(word, (word,)):
-                    yield Source(name, self._place(SETS[name]), SETS[name])
-
-    def _place(self, known: InstructionSet) -> str:
-        """Its file below `data_folder`, or its name on the Hub."""
-        files = (Path(self.data_folder, name, file) for name in known.folders for file in HELD_OUT)
-        return next((str(file) for file in files if file.is_file()), known.hub)
-
-
-def data_name(path: str) -> str:
-    """The name of a data set: its file's, or its folder's where the file is named after a split (dolly/test.jsonl)."""
-    parts = Path(path).absolute()
-    return parts.parent.name if parts.stem in SPLITS and parts.parent.name else parts.stem
+    def alone(self) -> bool:
+        """Whether nothing asks for a second tokenisation where both tokenizers are the same."""
+        return self.teacher_template is None and self.alignment is None and self.vocabulary is None

@@ -57,12 +57,7 @@ class InspectOptions(Section):
             raise Mistake("max_prompt_length", wrong, "leave room for the response")
         if self.out is not None and not self.out.lower().endswith((".html", ".htm")):
             raise Mistake("out", f"'{self.out}' is not the name of an HTML file", "end it with .html")
-        for axis, table, usual in (("alignment", ALIGNERS, "span"), ("vocabulary", VOCABULARIES, "overlap")):
-            given = getattr(self, axis)
-            if given is not None:
-                entry = find(axis, table, given.get("name", usual), f"{axis}.name")
-                settings = {key: value for key, value in given.items() if key != "name"}
-                object.__setattr__(self, axis, {"name": entry.name, **settle(entry, settings, axis)})
+        settle_axes(self)
         self._check_pair()
 
     def _check_pair(self) -> None:
@@ -74,6 +69,20 @@ class InspectOptions(Section):
             raise Mistake("show_map", "shows a vocabulary map, and there is none", "give --vocabulary=min_edit")
         if self.alignment["name"] == "dtw_matched" and vocabulary in _NO_MAP:
             raise Mistake("alignment.name", "dtw_matched goes by a map of tokens", "give --vocabulary=min_edit")
+
+
+def settle_axes(options: Section) -> None:
+    """Check what `options` say of `alignment` and `vocabulary`, and lay it over the defaults of its entry.
+
+    Raises:
+        Mistake: no such entry or setting.
+    """
+    for axis, table, usual in (("alignment", ALIGNERS, "span"), ("vocabulary", VOCABULARIES, "overlap")):
+        given = getattr(options, axis)
+        if given is not None:
+            entry = find(axis, table, given.get("name", usual), f"{axis}.name")
+            settings = {key: value for key, value in given.items() if key != "name"}
+            object.__setattr__(options, axis, {"name": entry.name, **settle(entry, settings, axis)})
 
 
 def from_recipe(recipe: Recipe) -> dict[str, Any]:

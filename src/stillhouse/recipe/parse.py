@@ -11,7 +11,7 @@ from stillhouse.catalogue import METHODS, NAMED, find, name_key
 from stillhouse.mistakes import Mistake, shorten
 from stillhouse.recipe.code import CodeOptions
 from stillhouse.recipe.document import Located, read_command_line, read_document, read_scalar
-from stillhouse.recipe.evaluating import EvaluateOptions
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions
 from stillhouse.recipe.inspection import InspectOptions, from_recipe
 from stillhouse.recipe.names import annotation_at, unknown_key
 from stillhouse.recipe.options import (
@@ -24,17 +24,20 @@ from stillhouse.recipe.options import (
 )
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section, Text, section_in, shown, types_of
+from stillhouse.recipe.suite import SuiteOptions
 
 OPTIONS: dict[str, type[Section]] = {
     "sft": Recipe,
     "distill": Recipe,
     "generate": GenerateOptions,
     "evaluate": EvaluateOptions,
+    "evaluate agreement": AgreementOptions,
     "evaluate code": CodeOptions,
     "export": ExportOptions,
     "vocab-map": VocabMapOptions,
     "inspect": InspectOptions,
     "report": ReportOptions,
+    "suite": SuiteOptions,
     "methods": MethodsOptions,
     "demo": DemoOptions,
 }

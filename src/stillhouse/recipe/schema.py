@@ -48,6 +48,9 @@ class Student(_Model):
     )
     quantize: Literal["4bit", "8bit"] | None = setting("keep the weights below an adapter in so few bits", None)
     frozen: bool = setting("it stays as it is; the method's projectors alone are trained", False)
+    dropout: float | None = setting(
+        "the rate of all its dropout, an adapter's apart; null: the model's own", None, Bounds(low=0, below=1)
+    )
     dtype: Dtype = setting("what its weights are kept in", "float32")
     attn_implementation: str | None = setting("eager, sdpa, flash_attention_2 ...; null: transformers' choice", None)
     trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
@@ -97,6 +100,7 @@ class Data(Section):
 
     train: str = setting("training rows: .jsonl, .json, .parquet or a name on the Hub")
     eval: str | None = setting("rows scored after every epoch", None)
+    corpus: str | None = setting("rows of {text} that a method with lm_coef (minillm) learns beside", None)
     train_split: str = setting("of a folder or a Hub data set in `train`", "train")
     eval_split: str = setting("of a folder or a Hub data set in `eval`", "validation")
     template: Template = setting("how a row becomes a prompt", "alpaca")
@@ -134,6 +138,12 @@ def check_lengths(section: Section, prompt: int, whole: int) -> None:
     if prompt >= whole:
         wrong = f"must be below max_length, which is {whole}, got {prompt}"
         raise Mistake(section.key("max_prompt_length"), wrong, "leave room for the response")
+
+
+def check_address(key: str, address: str) -> None:
+    """Refuse what is no address of a server."""
+    if not re.fullmatch(r"https?://[^/\s]+/?", address):
+        raise Mistake(key, f"'{address}' is no address of a server", "write one like http://localhost:8000")
 
 
 @dataclass(frozen=True)
@@ -209,7 +219,7 @@ class Recipe(Section):
             if getattr(self, axis) is not None:
                 object.__setattr__(self, axis, correspondence.settled(axis, table, getattr(self, axis), method))
         if self.rollout is not None or method.rollout is not None:
-            object.__setattr__(self, "rollout", rollout_of(method, self.rollout))
+            object.__setattr__(self, "rollout", rollout_of(method, self.rollout, self.method))
         if method.needs_teacher:
             correspondence.check(method, self.alignment, self.vocabulary, self.method)
         object.__setattr__(self, "training", trainer_arguments.settle(self.training))
@@ -223,6 +233,11 @@ class Recipe(Section):
         if self.student.frozen and not method.has_projectors:
             wrong = f"leaves nothing that learns: {method.name} has no projectors"
             raise Mistake("student.frozen", wrong, "remove it, or take a method that has, such as dskd")
+        if self.data.corpus is not None and "lm_coef" not in self.method:
+            raise Mistake("data.corpus", f"is not learnt by {method.name}", "remove it, or take minillm")
+        for key in ("lm_coef", "lm_kd") if self.data.corpus is None else ():
+            if key in self.method and self.method[key] != method.parameters[key].default:
+                raise Mistake(f"method.{key}", "is of data.corpus, which is not there", "remove it, or add data.corpus")
         if self.data.max_batch_tokens is not None and "train_sampling_strategy" in self.training:
             wrong = "says which examples share a batch, and so does data.max_batch_tokens"
             raise Mistake("training.train_sampling_strategy", wrong, "keep one of them")
@@ -233,6 +248,7 @@ class Recipe(Section):
     def _check_rollout(self) -> None:
         """What else a source of responses asks of the recipe, or cannot go together with."""
         source, options = self.source, self.rollout or {}
+        self._check_engine(options)
         if source == "teacher" and self.teacher is None:
             raise Mistake("rollout.source", "there is no teacher to write", "add teacher: {model: ...}")
         if source == "teacher" and self.teacher is not None and self.teacher.shard != "none":
@@ -252,6 +268,40 @@ class Recipe(Section):
             raise Mistake("data.eval", "is missing; rollout.source: adaptive goes by the dev loss", "name dev rows")
         if options.get("teacher_mix", 0.0) and self.teacher is None:
             raise Mistake("rollout.teacher_mix", "there is no teacher to mix in", "remove it")
+        if options.get("written", "none") != "none" and options["server"] != "none":
+            raise Mistake("rollout.server", "has nothing to write; rollout.written is there", "keep one of them")
+        if self.entry.whole_draws:
+            self._check_draws(options)
+
+    def _check_engine(self, options: dict) -> None:
+        """What an engine cannot do that shall write."""
+        server, mixed = options.get("server", "none"), options.get("teacher_mix", 0.0)
+        if options.get("engine", "batches") != "batches" and mixed:
+            wrong = "reads along with batches alone"
+            raise Mistake("rollout.teacher_mix", wrong, "write 0, or rollout.engine: batches")
+        if server == "none":
+            return
+        check_address("rollout.server", server)
+        if options["engine"] != "batches":
+            raise Mistake("rollout.engine", "is of a model in this process", "remove it, or rollout.server")
+        if mixed:
+            raise Mistake("rollout.teacher_mix", "needs both models here, and a server writes", "write 0")
+        if self.on_policy and self.student.lora is not None:
+            raise Mistake("student.lora", "has weights that a server cannot take", "remove it, or rollout.server")
+        if self.on_policy and self.entry.whole_draws and options["temperature"] != 1.0:
+            wrong = "must be 1: a server notes probabilities at no other temperature"
+            raise Mistake("rollout.temperature", wrong, "write 1, or remove rollout.server")
+
+    def _check_draws(self, options: dict) -> None:
+        """What a token is worth that was drawn at one temperature cannot be learnt at another, nor from a part."""
+        drawn, learnt = options["temperature"], self.method["temperature"]
+        if drawn != learnt:
+            wrong = f"is {drawn:g}, but {self.entry.name} learns at temperature {learnt:g}"
+            raise Mistake("rollout.temperature", wrong, "make both one")
+        for key, all_of_it in (("top_p", 1.0), ("top_k", 0)):
+            if options[key] != all_of_it:
+                wrong = f"cuts what is drawn from, and {self.entry.name} learns from all of it"
+                raise Mistake(f"rollout.{key}", wrong, f"write {all_of_it:g}")
 
     @property
     def entry(self) -> Entry:

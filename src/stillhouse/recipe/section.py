@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from stillhouse.mistakes import Mistake, shorten, unknown_name
 
 NAMES_OF_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-NAMES_OF_ITEMS = {int: "whole numbers", float: "numbers", str: "texts"}
+NAMES_OF_ITEMS = {int: "whole numbers", float: "numbers", str: "texts", dict: "sections of keys"}
 
 
 class Text(str):

@@ -73,7 +73,7 @@ def learning_curves(section: Section, quantities: Sequence[Quantity] = QUANTITIE
     drawn = [quantity for quantity in quantities if any(curve(group, quantity.key) for group in section.groups)]
     if not drawn:
         return None
-    with _look():
+    with look():
         columns = min(_COLUMNS, len(drawn))
         rows = -(-len(drawn) // columns)
         figure = Figure(figsize=(3.35 * columns, 2.55 * rows + 0.35), layout="constrained")
@@ -89,7 +89,7 @@ def learning_curves(section: Section, quantities: Sequence[Quantity] = QUANTITIE
 
 def score_picture(sections: Sequence[Section], data: str, metric: str, label: str) -> Figure:
     """One panel for each section: a dot for each run, a ring at the mean, a bar of one standard deviation."""
-    with _look():
+    with look():
         tallest = max(len(section.groups) for section in sections)
         size = (1.3 + 3.8 * len(sections), 0.9 + 0.36 * tallest)
         figure = Figure(figsize=size, layout="constrained")
@@ -114,7 +114,7 @@ def curve(group: Group, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] |
 def svg(figure: Figure, alt: str) -> Markup:
     """The figure as an inline SVG element whose ink is the page's text colour."""
     out = io.BytesIO()
-    with _look(), warnings.catch_warnings():
+    with look(), warnings.catch_warnings():
         _allow_missing_glyphs()
         nothing = dict.fromkeys(("Date", "Creator", "Type", "Format"))
         figure.savefig(out, format="svg", transparent=True, metadata=nothing)
@@ -126,7 +126,7 @@ def svg(figure: Figure, alt: str) -> Markup:
 
 def write_png(figure: Figure, path: Path) -> None:
     """The figure as PNG, dark on white, at 200 dots an inch."""
-    with store.write_file(path) as temporary, _look(), warnings.catch_warnings():
+    with store.write_file(path) as temporary, look(), warnings.catch_warnings():
         _allow_missing_glyphs()
         FigureCanvasAgg(figure)
         figure.savefig(temporary, format="png", dpi=200, facecolor="white", metadata={"Software": None})
@@ -191,7 +191,8 @@ def _label(group: Group) -> str:
 
 
 @contextmanager
-def _look() -> Iterator[None]:
+def look() -> Iterator[None]:
+    """How figures of this package look."""
     settings: dict[Any, Any] = {
         "svg.fonttype": "path",
         "svg.hashsalt": "stillhouse",

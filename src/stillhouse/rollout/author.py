@@ -1,4 +1,4 @@
-"""The model that writes: recognised, verified, loaded, and put where it runs fastest."""
+"""The model that writes: recognised, verified, loaded, and put where it runs fastest; or the server that has it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import torch
 from transformers import PreTrainedModel
 
 from stillhouse import store
+from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import base_of, find
 from stillhouse.models import load_causal_lm, load_config, quiet_loading
+from stillhouse.rollout.batches import Batches
+from stillhouse.rollout.continuous import Continuous
+from stillhouse.rollout.engine import Engine, Running
+from stillhouse.rollout.server import Server
 from stillhouse.store.digests import of_bytes, of_file
 from stillhouse.store.records import MANIFEST, dumps
 
@@ -62,3 +67,22 @@ def load_author(
     )
     device = device or torch.accelerator.current_accelerator(check_available=True)
     return loaded if device is None else loaded.to(device)
+
+
+def engine_of(model: PreTrainedModel, running: Running, batch_size: int) -> Engine:
+    """What writes with a model in this process."""
+    return Continuous(model, batch_size) if running == "continuous" else Batches(model, batch_size)
+
+
+def server_of(address: str, model: str, batch_size: int, *, trust_remote_code: bool = False) -> Server:
+    """The server at `address`, which must have `model`.
+
+    Raises:
+        Mistake: there is none, or it has loaded another folder than `model`.
+    """
+    vocabulary = load_config(model, trust_remote_code=trust_remote_code).get_text_config().vocab_size
+    server = Server.at(address, batch_size=batch_size, vocabulary=vocabulary, name=model)
+    root = Path(server.root)
+    if server.root and root.is_dir() and identify(str(root)) != identify(model, trust_remote_code=trust_remote_code):
+        raise Mistake(f"server: {address}", f"serves another model, '{root}'", "name that one, or serve yours")
+    return server

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ class Continuous:
             num_blocks=at_once * (-(-longest // PAGE) + 1),
             max_batch_tokens=max(at_once, min(FED, sum(len(one.prompt) for one in asked))),
             max_requests_per_batch=at_once,
-            # `_Drawing` runs on the host between two forwards, which neither a graph nor a second batch in flight allow.
+            # `_Drawing` runs on the host between two forwards: no graph, and no second batch in flight.
             use_cuda_graph=False,
             use_async_batching=False,
             allow_block_sharing=False,
@@ -107,8 +107,8 @@ class Continuous:
 class _Drawing(ContinuousBatchingLogitsProcessor):
     """Leaves one token to every request of a step, drawn from the request's own stream."""
 
-    supported_kwargs: dict[str, type] = {}
-    ignored_kwargs: tuple[str, ...] = ()
+    supported_kwargs: ClassVar[dict[str, type]] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
+    ignored_kwargs: ClassVar[tuple[str, ...]] = ()  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, manner: Manner, no_text: list[int], asked: Sequence[Asked]) -> None:
         self._choosing = Choosing(manner.sampling)

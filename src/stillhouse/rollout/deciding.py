@@ -46,7 +46,10 @@ class Deciding:
     Attributes:
         threshold: how likely a step is on-policy (phi in DistiLLM), where the source is adaptive.
         reference: the dev loss at the last rise; None before the first one is known.
+        insists: every step writes, whatever is drawn; for a rehearsal.
     """
+
+    insists: bool = False
 
     def __init__(self, options: Mapping[str, Any], uniform: Uniform) -> None:
         self.options, self.source, self._uniform = options, options["source"], uniform
@@ -65,6 +68,8 @@ class Deciding:
         """
         if self.source in ("student", "paired"):
             return Decision(write=True)
+        if self.insists:
+            return Decision(write=True, replay=self.source == "mixed" and self.options["replay"])
         drawn = self._uniform(step)
         if self.source == "mixed":
             on_policy = drawn < schedule.value_at(self.options["share"], progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch.nn import Module
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,7 +95,10 @@ def respond(
     for index, prompt in enumerate(prompts):
         if not len(prompt):
             raise Mistake(f"prompt {index + 1}", "has no token", "put text or a beginning-of-text token (bos) into it")
-    engine = Batches(author, batch_size, beside, share) if isinstance(author, Module) else author
+    engine = author
+    if isinstance(author, Module):  # an adapter's wrapper is no PreTrainedModel
+        engine = Batches(cast("PreTrainedModel", author), batch_size, beside, share)
+    assert not isinstance(engine, Module)
     manner = Manner(sampling, _stop_ids(tokenizer, stop), 1 + max(tokenizer.get_vocab().values()))
     budgets = _budgets(prompts, sampling.max_new_tokens, _room(engine.room, max_length))
     seeds = [(seed, index) for index in range(len(prompts))] if isinstance(seed, int) else seed

@@ -17,15 +17,16 @@ from stillhouse.data.templates import Template, build
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
-from stillhouse.rollout.author import identify, load_author
+from stillhouse.rollout.author import engine_of, identify, load_author, server_of
+from stillhouse.rollout.engine import Engine
 from stillhouse.rollout.generate import Response, respond
 from stillhouse.rollout.prompts import encode_prompts, end_of_turn
 from stillhouse.rollout.sampling import Sampling
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
-    from stillhouse.recipe import GenerateOptions
+    from stillhouse.recipe import EvaluateOptions, GenerateOptions
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,12 @@ def write_responses(options: GenerateOptions) -> Written:
     identify(options.model, trust_remote_code=options.trust_remote_code)  # refuses a folder that does not verify
     found, written = answer(
         rows,
-        lambda: load_author(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code),
+        lambda: chosen(options),
         tokenizer,
         build(options.template, tokenizer),
         limits,
         sampling,
         seed=options.seed,
-        batch_size=options.batch_size,
         description=f"answering {Path(options.data).name}",
     )
     answered = [row for row in found if row is not None]
@@ -102,16 +102,28 @@ def write_responses(options: GenerateOptions) -> Written:
     return written
 
 
+def chosen(options: GenerateOptions | EvaluateOptions) -> Engine:
+    """What writes, as `options` say: the server that they name, or their model in this process.
+
+    Raises:
+        Mistake: the model does not load, or the server does not have it.
+    """
+    trusted = options.trust_remote_code
+    if options.server is not None:
+        return server_of(options.server, options.model, options.batch_size, trust_remote_code=trusted)
+    model = load_author(options.model, dtype=options.dtype, trust_remote_code=trusted)
+    return engine_of(model, options.engine, options.batch_size)
+
+
 def answer(
     rows: Sequence[Row],
-    load: Callable[[], PreTrainedModel],
+    load: Callable[[], Engine],
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
     limits: Limits,
     sampling: Sampling,
     *,
     seed: int,
-    batch_size: int,
     description: str,
     places: Sequence[int] | None = None,
 ) -> tuple[list[dict[str, Any] | None], Written]:
@@ -119,7 +131,7 @@ def answer(
 
     Args:
         rows: with prompts.
-        load: gives the model, once every prompt is known to be one.
+        load: gives what writes, once every prompt is known to be one.
         places: of the rows among all that one seed is for; by default they are all.
 
     Raises:
@@ -132,7 +144,6 @@ def answer(
         prompts.input_ids,
         sampling,
         seed=[(seed, place) for place in (places if places is not None else range(len(rows)))],
-        batch_size=batch_size,
         description=description,
         max_length=limits.max_length,
         stop=end_of_turn(template, tokenizer),

@@ -62,6 +62,7 @@ class Distiller(nn.Module):
         teacher: dict[str, Any] | None = None,
         pairing: dict[str, Any] | None = None,
         sampled: dict[str, Tensor] | None = None,
+        corpus: dict[str, Any] | None = None,
         yardstick: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the loss over the scored tokens of a batch, and the named sums to report.
@@ -77,6 +78,7 @@ class Distiller(nn.Module):
             teacher: the same examples as the teacher's own tokenizer writes them, as a batch; None: ids are shared.
             pairing: how the rows of such a batch correspond to the student's: a `Pairing` as a dictionary.
             sampled: what was noted of the labels when they were written: a `Sampled` as a dictionary.
+            corpus: plain text to be learnt beside, as a batch with a "ratio"; see `training.corpus`.
             yardstick: take the cross-entropy, by which every method is measured, and leave method and teacher alone.
         """
         hidden = last_hidden(self.student, input_ids, attention_mask, packed)  # [B, L, d]
@@ -103,6 +105,24 @@ class Distiller(nn.Module):
                     student = embedded(self.student, student)
                 terms = self.method(student, predicted, clock or Clock())
             return terms.loss, terms.sums
+
+        total, sums = _inside(self.lm_head, loss, hidden)
+        if corpus is None:
+            return total, sums
+        weight, text = self._text(corpus, clock or Clock())
+        return total + weight * corpus["ratio"] * text, {**sums, "text": corpus["ratio"] * text.detach()}
+
+    def _text(self, corpus: dict[str, Any], clock: Clock) -> tuple[float, Tensor]:
+        """The weight of the method's loss on plain text, and its sum over the tokens of a batch."""
+        fed: Any = {name: corpus.get(name) for name in ("input_ids", "attention_mask", "labels", "scored_at", "packed")}
+        hidden = last_hidden(self.student, fed["input_ids"], fed["attention_mask"], fed["packed"])  # [B, L, d]
+        predicted = None if self.teacher is None else self.teacher.predict(**fed)
+        sequence = None if fed["packed"] is None else fed["packed"]["sequence"]
+
+        def loss(hidden: Tensor) -> tuple[float, Tensor]:
+            head = Head.of(self.student, self.vocabulary)
+            student = at_scored(hidden, head, fed["labels"], fed["scored_at"], sequence, fed["input_ids"])
+            return self.method.on_text(student, predicted, clock)
 
         return _inside(self.lm_head, loss, hidden)
 

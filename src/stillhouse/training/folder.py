@@ -8,12 +8,10 @@ from typing import Any
 
 from stillhouse import store
 from stillhouse.mistakes import Mistake
-from stillhouse.model_folders import epoch_folders
+from stillhouse.model_folders import RECIPE, epoch_folders
 from stillhouse.recipe import Recipe, dump
-from stillhouse.recipe.document import read_document
+from stillhouse.recipe.runs import FINISHED, difference
 from stillhouse.training.checkpoints import LAST
-
-RECIPE, FINISHED = "recipe.yaml", "finished.json"
 
 
 @dataclass(frozen=True)
@@ -79,21 +77,3 @@ def _why_not(path: Path, recipe: Recipe) -> Mistake | None:
     key, before, now = changed
     wrong = f"is {now} here, but {before} in the interrupted run in {path}"
     return Mistake(key, wrong, "give another --name, or --overwrite=true")
-
-
-def difference(path: Path, recipe: Recipe) -> tuple[str, Any, Any] | None:
-    """The first key in which the run in `path` is of another recipe, what it is there and here; None for the same."""
-    before, now = _flat(read_document(str(path / RECIPE)).nested()), _flat(recipe.as_dict())
-    changed = (key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key))
-    key = next((key for key in changed if key != "overwrite"), None)
-    return None if key is None else (key, before.get(key), now.get(key))
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        name: value
-        for key, child in tree.items()
-        for name, value in _flat(child, f"{prefix}.{key}" if prefix else str(key)).items()
-    }

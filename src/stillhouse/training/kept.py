@@ -21,8 +21,8 @@ from stillhouse import store
 from stillhouse.data.dataset import EncodedDataset
 from stillhouse.data.pieces import fingerprint
 from stillhouse.mistakes import Mistake
+from stillhouse.paired import Alignments, PairedDataset
 from stillhouse.training.log import logger
-from stillhouse.training.paired import Alignments, PairedDataset
 from stillhouse.vocabulary import cache_folder
 
 # Goes into the key: raise it whenever encodings, spans or an aligner come out otherwise than before.

@@ -10,7 +10,7 @@ would have. The number of scored tokens by which a loss is divided is counted af
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,20 +20,23 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse import store
+from stillhouse.adapters import is_adapted
 from stillhouse.head import Sampled
 from stillhouse.methods import Clock
-from stillhouse.rollout import Response, Sampling, respond
+from stillhouse.mistakes import Mistake
+from stillhouse.rollout import Engine, Response, Sampling, engine_of, respond
 from stillhouse.rollout.deciding import Deciding, by_seed
 from stillhouse.rollout.replay import Replay, Rollout, from_arrays, to_arrays
+from stillhouse.rollout.server import Server
 from stillhouse.training import processes
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.rewriting import Item, OwnTokens
 
 Batch = dict[str, Any]
-STATE, SAMPLES = "rollout.safetensors", "samples.jsonl"
+STATE, SAMPLES, SERVED = "rollout.safetensors", "samples.jsonl", "served"
 SHOWN = 4  # responses of a look at what is written
 _DRAW, _BUFFER = 1, 2  # what a seed is for, beside the writing of an example
 
@@ -60,6 +63,7 @@ class OnPolicy:
         seed: of the run.
         folder: of the run.
         dev_loss: the loss on the dev rows, for a source that goes by it.
+        said: what the student answered before training, by sample; None: it writes now.
 
     Attributes:
         autocast: in which precision the student writes; the trainer's own.
@@ -78,14 +82,16 @@ class OnPolicy:
         seed: int,
         folder: Path,
         dev_loss: Callable[[torch.nn.Module, torch.device], float] | None = None,
+        said: Mapping[int, Rollout] | None = None,
     ) -> None:
         self.options, self.distiller, self.tokenizer = options, distiller, tokenizer
         self.items, self.collate, self.stop, self.max_length = items, collate, tuple(stop), max_length
-        self.seed, self.folder, self._dev_loss = seed, folder, dev_loss
+        self.seed, self.folder, self._dev_loss, self._said = seed, folder, dev_loss, said
         self.deciding = Deciding(options, by_seed(int(np.random.SeedSequence([seed, _DRAW]).generate_state(1)[0])))
         self.replay = Replay(options.get("capacity", 1))
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._window: _Window | None = None
+        self._server = None if options["server"] == "none" else _server(options, distiller.student)
         self._counts = dict.fromkeys(
             ("steps", "on_policy", "written", "tokens", "unfinished", "empty", "unreadable"), 0
         )
@@ -129,14 +135,16 @@ class OnPolicy:
         return made
 
     def _written(self, samples: list[list[int]], step: int) -> list[list[Rollout]]:
-        """What the student answers to the prompts of every micro-batch."""
+        """What the student answers to the prompts of every micro-batch, or has answered before."""
+        if self._said is not None:
+            return [[self._said[sample] for sample in part] for part in samples]
         flat = [sample for part in samples for sample in part]
         prompts = [self.items.prompt(sample) for sample in flat]
         share = self.options.get("teacher_mix", 0.0)
         teacher = self.distiller.teacher
         with self.autocast(), torch.no_grad():
             responses = respond(
-                self.distiller.student,
+                self._author(),
                 self.tokenizer,
                 prompts,
                 self._sampling,
@@ -153,6 +161,23 @@ class OnPolicy:
         made = [_rollout(*one) for one in zip(flat, prompts, responses, strict=True)]
         places = iter(made)
         return [[next(places) for _ in part] for part in samples]
+
+    def _author(self) -> PreTrainedModel | Engine:
+        """What writes with the student as it is now; a server is given its weights."""
+        student, options = self.distiller.student, self.options
+        if self._server is not None:
+            processes.by_first(lambda: self._serve(student))
+            return self._server
+        if options["engine"] == "batches":
+            return student  # in which a teacher may have a share
+        return engine_of(student, options["engine"], options["batch_size"])
+
+    def _serve(self, student: PreTrainedModel) -> None:
+        assert self._server is not None
+        with store.write_folder(self.folder / SERVED) as folder:
+            student.save_pretrained(folder)
+        self._server.take(self.folder / SERVED)
+        store.remove_folder(self.folder / SERVED)
 
     def _replayed(self, samples: list[list[int]], step: int) -> list[list[Rollout]]:
         """This process's share of a sample of the buffer, as many as it has prompts."""
@@ -284,6 +309,16 @@ def _whitened(worths: Sequence[Tensor]) -> list[Tensor]:
     mean = total / max(count, 1.0)
     deviation = max(squares / max(count, 1.0) - mean**2, 0.0) ** 0.5
     return [(worth - mean) / max(deviation, 1e-8) for worth in worths]
+
+
+def _server(options: dict[str, Any], student: PreTrainedModel) -> Server:
+    """The server that will write as the student."""
+    if is_adapted(student):
+        raise Mistake(
+            "student.model", "is an adapter, whose weights a server cannot take", "merge it: stillhouse export"
+        )
+    vocabulary = student.config.get_text_config().vocab_size
+    return Server.at(options["server"], batch_size=options["batch_size"], vocabulary=vocabulary)
 
 
 def _rollout(sample: int, prompt: list[int], said: Response) -> Rollout:

@@ -12,7 +12,7 @@ from stillhouse.catalogue import METHODS
 from stillhouse.data.tokenizer import load_tokenizer, same_vocabulary
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
-from stillhouse.models import check_lora, load_config, longest_input
+from stillhouse.models import check_lora, check_room, load_config
 from stillhouse.recipe import Recipe
 from stillhouse.recipe.check import check_adapter
 from stillhouse.training import processes
@@ -79,20 +79,8 @@ def check_models(recipe: Recipe, tokenizers: Tokenizers) -> None:
 
 
 def _check_config(side: str, config: Any, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = config.get_text_config().vocab_size
-    if rows < len(tokenizer):
-        raise Mistake(
-            f"{side}.model",
-            f"has {rows} embeddings for a tokenizer of {len(tokenizer)} tokens",
-            "use the tokenizer that the model was trained with",
-        )
-    positions = longest_input(config)
-    if positions is not None and recipe.data.max_length > positions:
-        raise Mistake(
-            "data.max_length",
-            f"{recipe.data.max_length} is more than the {positions} positions of the {side}",
-            f"write {positions} or less",
-        )
+    where, longest = f"{side}.model", recipe.data.max_length
+    check_room(config, len(tokenizer), longest, model=where, length="data.max_length", who=f"the {side}")
 
 
 def _check_quantize(recipe: Recipe) -> None:

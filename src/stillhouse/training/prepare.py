@@ -29,23 +29,26 @@ from stillhouse.methods import Method
 from stillhouse.methods import build as build_method
 from stillhouse.mistakes import Mistake
 from stillhouse.models import head_without_weights, last_hidden, load_causal_lm
+from stillhouse.paired import PairedCollator, PairedDataset
 from stillhouse.recipe import Recipe
 from stillhouse.rollout import end_of_turn
+from stillhouse.rollout.replay import Rollout
 from stillhouse.teacher import LiveTeacher, elements, shard, shard_by_zero
 from stillhouse.training import processes
 from stillhouse.training.budget import TokenBudget
+from stillhouse.training.corpus import Corpus, read_corpus
 from stillhouse.training.dev import DevSet
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.guard import Guard
 from stillhouse.training.log import Progress, RunLog, logger
 from stillhouse.training.on_policy import OnPolicy
 from stillhouse.training.packing import check_packing
-from stillhouse.training.paired import PairedCollator, PairedDataset
 from stillhouse.training.preflight import Tokenizers
 from stillhouse.training.rewriting import OwnTokens
 from stillhouse.training.teacher_rows import written_by_teacher
 from stillhouse.training.trainer import DistillationTrainer
 from stillhouse.training.two_tokenizers import TwoTokenizers
+from stillhouse.training.written_before import by_sample, written_before
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
             rows = written_by_teacher(recipe, rows, tokenizers, folder, arguments.device)
     if recipe.on_policy:
         _check_prompts(rows)
+    rows, said = _answered(recipe, rows, template, tokenizer, limits)
     two = None if tokenizers.teacher is None else TwoTokenizers.of(recipe, tokenizer, tokenizers.teacher)
     if two is None:
         train = _encoded(data.train, rows, template, tokenizer, limits)
@@ -108,9 +112,8 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
         save_every=recipe.training.get("save_steps"),
         budget=_budget(recipe, train, arguments),
         param_groups=recipe.training.get("param_groups", ()),
-        on_policy=None
-        if items is None
-        else _on_policy(recipe, distiller, items, collator, tokenizer, template, dev, folder),
+        on_policy=_on_policy(recipe, distiller, items, collator, tokenizer, template, dev, folder, said),
+        corpus=_corpus(recipe, template, tokenizer, limits, collator),
         data_collator=collator,
         train_dataset=train,
         eval_dataset=None if dev is None else dev.encoded,
@@ -124,13 +127,16 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
 def _on_policy(
     recipe: Recipe,
     distiller: Distiller,
-    items: OwnTokens,
+    items: OwnTokens | None,
     collator: Any,
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
     dev: DevSet | None,
     folder: Path,
-) -> OnPolicy:
+    said: dict[str, Rollout] | None,
+) -> OnPolicy | None:
+    if items is None:
+        return None
     assert recipe.rollout is not None
     return OnPolicy(
         recipe.rollout,
@@ -143,7 +149,16 @@ def _on_policy(
         seed=recipe.seed,
         folder=folder,
         dev_loss=None if dev is None else dev.loss,
+        said=None if said is None else by_sample(items.train, said),
     )
+
+
+def _answered(
+    recipe: Recipe, rows: list[Row], template: Template, tokenizer: PreTrainedTokenizerBase, limits: Limits
+) -> tuple[list[Row], dict[str, Rollout] | None]:
+    """`rows` and, of those alone that have some, what the student answered before training, where that is asked."""
+    path = (recipe.rollout or {}).get("written", "none")
+    return (rows, None) if path == "none" else written_before(path, rows, template, tokenizer, limits)
 
 
 def _padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -164,6 +179,13 @@ def _encoded(
     for line in census.lines():
         logger.info(f"{source}: {line}")
     return encoded
+
+
+def _corpus(
+    recipe: Recipe, template: Template, tokenizer: PreTrainedTokenizerBase, limits: Limits, collator: Any
+) -> Corpus | None:
+    path = recipe.data.corpus
+    return None if path is None else Corpus(read_corpus(path, template, tokenizer, limits), collator, recipe.seed)
 
 
 def _budget(recipe: Recipe, train: EncodedDataset, arguments: TrainingArguments) -> TokenBudget | None:
@@ -226,6 +248,7 @@ def _distiller(
         adapter="train",
         lora=of_student.lora,
         quantize=of_student.quantize,
+        dropout=of_student.dropout,
     )
     if of_student.frozen:
         student.requires_grad_(False)
@@ -235,7 +258,7 @@ def _distiller(
         check_packing(student, "student")
     teacher = None
     if method.needs_teacher and recipe.teacher is not None:
-        _check_writing(recipe, two, method)
+        _check_writing(recipe, two)
         vocabulary = len(tokenizer if two is None else two.teacher)
         teacher = LiveTeacher(_teacher(recipe, arguments), vocabulary, recipe.teacher.window)
     if chosen := recipe.head.chosen():
@@ -254,19 +277,8 @@ def _check_prompts(rows: Sequence[Row]) -> None:
             raise Mistake(row.origin, "a {text} row has no prompt to answer", "give {prompt} or {messages}")
 
 
-def _check_writing(recipe: Recipe, two: TwoTokenizers | None, method: Method) -> None:
-    """A teacher that has a share in every token must say the student's tokens, and be whole.
-
-    What a token is worth that was drawn at one temperature cannot be learnt at another.
-    """
-    drawn = (recipe.rollout or {}).get("temperature")
-    if method.appraises and drawn != method.settings["temperature"]:
-        wrong = f"is {drawn:g}, but {method.name} learns at temperature {method.settings['temperature']:g}"
-        raise Mistake("rollout.temperature", wrong, "make both one")
-    for key, all_of_it in (("top_p", 1.0), ("top_k", 0)):
-        if method.appraises and (recipe.rollout or {}).get(key, all_of_it) != all_of_it:
-            wrong = f"cuts what is drawn from, and {method.name} learns from all of it"
-            raise Mistake(f"rollout.{key}", wrong, f"write {all_of_it:g}")
+def _check_writing(recipe: Recipe, two: TwoTokenizers | None) -> None:
+    """A teacher that has a share in every token must say the student's tokens, and be whole."""
     assert recipe.teacher is not None
     if not (recipe.rollout or {}).get("teacher_mix", 0.0):
         return

@@ -9,6 +9,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,6 +30,9 @@ GIB = 2.0**30
 # Bytes of activations that a transformer layer keeps for its backward, a token and hidden unit, in 16 bits, attention's
 # square left out (Korthikanti et al., 2022, arXiv:2205.05198); with recomputation only its input stays.
 KEPT, KEPT_RECOMPUTED = 34, 2
+# Bytes a row and token of the vocabulary while one is drawn: logits, their logarithms and probabilities in fp32, and
+# the distribution and its sums in fp64.
+DRAWN = 3 * 4 + 2 * 8
 
 
 def rehearse(recipe: Recipe) -> None:
@@ -55,6 +59,9 @@ def rehearse(recipe: Recipe) -> None:
             prepared = prepare(_quickly(recipe), folder, tokenizers, arguments)
             for line in _plan(recipe, prepared, arguments, planned):
                 logger.info(line)
+            if prepared.trainer.on_policy is not None:
+                prepared.trainer.on_policy.deciding.insists = True
+                logger.info("dry run: the student writes in this step, whatever rollout would draw")
             began = time.perf_counter()
             prepared.trainer.train()
             logger.info(
@@ -86,13 +93,21 @@ def _plan(recipe: Recipe, prepared: Prepared, arguments: TrainingArguments, plan
     flops = _flops(prepared, tokens * a_step, scored * a_step)
     parts = _memory(recipe, prepared, arguments, tokens * micro)
     listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items() if size >= 0.005 * GIB)
-    return [
+    lines = [
         f"{steps} steps of {a_step} examples ({micro} x {arguments.gradient_accumulation_steps} accumulated x "
         f"{arguments.world_size} processes), {an_epoch} an epoch",
         f"an example has {tokens:.0f} tokens, {scored:.0f} of them scored ({100 * scored / tokens:.0f}%)",
         f"a step is about {flops / 1e12:.3g} TFLOP",
         f"a process needs about {sum(parts.values()) / GIB:.2f} GiB: {listed or 'all parts small'}",
     ]
+    if writing := _writing(recipe, prepared, arguments):
+        kept = sum(parts[name] for name in ("student", "optimizer", "teacher") if name in parts)
+        listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in writing.items())
+        lines.append(
+            f"while the student writes, it needs about {(kept + sum(writing.values())) / GIB:.2f} GiB: models and "
+            f"optimizer {kept / GIB:.2f}, {listed}"
+        )
+    return lines
 
 
 def _size(module: nn.Module, *, trained: bool = False) -> int:
@@ -135,6 +150,33 @@ def _memory(recipe: Recipe, prepared: Prepared, arguments: TrainingArguments, to
     if distiller.teacher is not None:
         parts["teacher"] = sum(held(p).nbytes for p in distiller.teacher.model.parameters())
     return parts
+
+
+def _writing(recipe: Recipe, prepared: Prepared, arguments: TrainingArguments) -> dict[str, float]:
+    """Bytes of one process beside models and optimizer while its student writes; nothing where it does not, here."""
+    options = recipe.rollout or {}
+    if prepared.trainer.on_policy is None or options["server"] != "none" or options.get("written", "none") != "none":
+        return {}
+    data, distiller = recipe.data, prepared.distiller
+    at_once = min(options["batch_size"], arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
+    longest = min(data.max_length, data.max_prompt_length + (options["max_new_tokens"] or data.max_length))
+    width = next(distiller.student.parameters()).element_size()
+    activation = 2 if arguments.bf16 or arguments.fp16 else width
+    writers: list[tuple[Any, int]] = [(distiller.student, activation)]
+    if options.get("teacher_mix", 0.0) and distiller.teacher is not None:
+        writers.append((distiller.teacher.model, activation))
+    return {
+        "cache": float(sum(at_once * longest * _cached(model.config) * size for model, size in writers)),
+        "draws": float(at_once * Head.of(distiller.student).weight.shape[0] * DRAWN),
+    }
+
+
+def _cached(config: Any) -> int:
+    """Numbers that a model keeps of every token: keys and values of all layers."""
+    config = config.get_text_config()
+    heads = config.num_attention_heads
+    of_head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * of_head
 
 
 def _peak() -> float:

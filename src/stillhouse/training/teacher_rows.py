@@ -15,7 +15,7 @@ from stillhouse.data.rows import Row, read_rows
 from stillhouse.data.templates import build
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe import Recipe
-from stillhouse.rollout import Sampling, load_author
+from stillhouse.rollout import Engine, Sampling, engine_of, load_author, server_of
 from stillhouse.rollout.author import identify
 from stillhouse.rollout.write import Written, answer, check_json
 from stillhouse.training import processes
@@ -82,19 +82,12 @@ def _written(
     if mine:
         answered, written = answer(
             [row for _, row in mine],
-            lambda: load_author(
-                teacher.model,
-                dtype=teacher.dtype,
-                attn_implementation=teacher.attn_implementation,
-                trust_remote_code=teacher.trust_remote_code,
-                device=device,
-            ),
+            lambda: _author(recipe, device),
             tokenizer,
             build(teacher.template or recipe.data.template, tokenizer),
             limits,
             Sampling(longest, options["temperature"], options["top_p"], options["top_k"]),
             seed=recipe.seed,
-            batch_size=options["batch_size"],
             description="the teacher answers",
             places=[place for place, _ in mine],
         )
@@ -106,3 +99,20 @@ def _written(
         wrong = f"none of its {len(rows)} responses has a word in it"
         raise Mistake(teacher.model, wrong, "is it trained on this template?")
     return found
+
+
+def _author(recipe: Recipe, device: torch.device) -> Engine:
+    """What writes as the teacher."""
+    assert recipe.teacher is not None and recipe.rollout is not None
+    teacher, options = recipe.teacher, recipe.rollout
+    if options["server"] != "none":
+        trusted = teacher.trust_remote_code
+        return server_of(options["server"], teacher.model, options["batch_size"], trust_remote_code=trusted)
+    model = load_author(
+        teacher.model,
+        dtype=teacher.dtype,
+        attn_implementation=teacher.attn_implementation,
+        trust_remote_code=teacher.trust_remote_code,
+        device=device,
+    )
+    return engine_of(model, options["engine"], options["batch_size"])

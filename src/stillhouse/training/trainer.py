@@ -32,6 +32,7 @@ from stillhouse.model_folders import epoch_name
 from stillhouse.training import processes
 from stillhouse.training.budget import TokenBudget
 from stillhouse.training.checkpoints import LAST, keep_best, load_sharded, load_weights, save_weights
+from stillhouse.training.corpus import Corpus
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.guard import ADVICE, Guard, skip
 from stillhouse.training.log import logger
@@ -43,7 +44,10 @@ from stillhouse.training.sampling import LengthGrouped
 Evaluate = Callable[[nn.Module, Distiller], dict[str, float]]
 Parity = Literal[False, "dskd", "taid"]
 # What of a batch a distiller is given.
-_FED = ("input_ids", "attention_mask", "labels", "scored_at", "packed", "predicted", "teacher", "pairing", "sampled")
+_FED = (
+    "input_ids", "attention_mask", "labels", "scored_at", "packed", "predicted", "teacher", "pairing", "sampled",
+    "corpus",
+)  # fmt: skip
 
 
 class DistillationTrainer(Trainer):
@@ -60,6 +64,7 @@ class DistillationTrainer(Trainer):
         parity: optimizer groups, learning rates and reduction of an official loop: the DSKD line's or TAID's.
         budget: the batches, where their size is a number of tokens; else a number of examples.
         on_policy: who writes the responses, where the student has a part in that.
+        corpus: text that is learnt beside.
         param_groups: parameters by the patterns of their names that have a learning rate or a decay of their own.
     """
 
@@ -78,12 +83,13 @@ class DistillationTrainer(Trainer):
         budget: TokenBudget | None = None,
         param_groups: Sequence[dict[str, Any]] = (),
         on_policy: OnPolicy | None = None,
+        corpus: Corpus | None = None,
         **options: Any,
     ) -> None:
         super().__init__(model=distiller, args=args, **options)
         self.distiller, self.tokenizer, self.run_folder = distiller, tokenizer, Path(str(args.output_dir))
         self._evaluate_distiller, self._keep, self._parity = evaluate, keep_best_of, parity
-        self._param_groups, self.on_policy = param_groups, on_policy
+        self._param_groups, self.on_policy, self._corpus = param_groups, on_policy, corpus
         if on_policy is not None:
             on_policy.autocast = lambda: self.accelerator.autocast()
         self.save_every, self.epoch_is_over, self.budget = save_every, False, budget
@@ -130,6 +136,8 @@ class DistillationTrainer(Trainer):
         if self.on_policy is not None and batches:
             batches = self.on_policy.step(batches, self.clock)
             count = self._get_num_items_in_batch(batches, device)
+        if self._corpus is not None and batches and count is not None:
+            batches = self._corpus.beside(batches, self.state.global_step, int(count))
         return self._asked_ahead(batches), count
 
     def _asked_ahead(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,8 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse import alignment, vocabulary
 from stillhouse.catalogue.correspondence import alignment_of, vocabulary_of
-from stillhouse.data.encode import EncodedDataset, Limits, encode_all
-from stillhouse.data.example import Example
+from stillhouse.data.encode import EncodedDataset, Limits
 from stillhouse.data.pieces import Pieces
 from stillhouse.data.rows import Row
 from stillhouse.data.templates import Template
@@ -21,11 +20,11 @@ from stillhouse.head import Translation
 from stillhouse.methods import Method
 from stillhouse.methods.contextual import ContextualVocabulary
 from stillhouse.methods.pair import TokenizerPair
-from stillhouse.mistakes import Mistake
+from stillhouse.paired import PairedDataset, Sides, encode_both, examples_of_both
+from stillhouse.paired.dataset import Align
 from stillhouse.recipe import Recipe
 from stillhouse.training.kept import kept_or_made, key_of
 from stillhouse.training.log import logger
-from stillhouse.training.paired import Align, PairedDataset
 from stillhouse.training.rewriting import OwnText, encoder
 
 
@@ -102,7 +101,7 @@ class TwoTokenizers:
     def own_text(self, recipe: Recipe, rows: Sequence[Row], template: Template, limits: Limits,
                  train: EncodedDataset) -> OwnText:  # fmt: skip
         """What puts the student's text into both tokenisations of `train`, which is of the same rows."""
-        examples, _ = _examples(rows, (template, self._template(recipe)))
+        examples, _ = examples_of_both(rows, (template, self._template(recipe)))
         spans = alignment.ALIGNERS[self.alignment["name"]].spans or "bytes"
         ours = encoder(self.student, limits, spans), encoder(self.teacher, replace(limits, bos=None), spans)
         return OwnText(train, self.student, examples, ours, self._align(), solid=spans == "solid")
@@ -115,21 +114,10 @@ class TwoTokenizers:
     def _made(
         self, source: str, rows: Sequence[Row], templates: tuple[Template, Template], limits: Limits
     ) -> PairedDataset:
-        examples, unlike = _examples(rows, templates)
-        said = (
-            [f"{len(unlike)} rows are left out, whose turns the templates cut otherwise: {unlike[0]}"] if unlike else []
-        )
-        spans = alignment.ALIGNERS[self.alignment["name"]].spans
-        encoded: list[EncodedDataset] = []
-        for kept, tokenizer, who in zip(examples, (self.student, self.teacher), ("student", "teacher"), strict=True):
-            own = limits if who == "student" else replace(limits, bos=None)  # data.bos is the student's
-            side, census = encode_all(kept, tokenizer, own, f"encoding for the {who}", spans=spans)
-            said += [f"{source} ({who}): {line}" for line in census.lines()]
-            encoded.append(side)
-        paired = PairedDataset.of(encoded[0], encoded[1], self._align(), self.alignment["name"])
-        if not len(paired):
-            raise Mistake(source, "no example is left in both tokenisations", "raise data.max_length")
-        return PairedDataset(paired, paired.teacher, paired.alignments, [*said, *paired.said])
+        sides = Sides((self.student, self.teacher), templates)
+        name = self.alignment["name"]
+        spans = alignment.ALIGNERS[name].spans
+        return encode_both(source, rows, sides, limits, spans, self._align(), name)[0]
 
     @property
     def _needs_the_map(self) -> bool:
@@ -140,22 +128,6 @@ class TwoTokenizers:
         if self.pair.aligns_late:
             return None
         return alignment.build(self.alignment["name"], self.pair.student, self.pair.teacher, self.pair.map)
-
-
-def _examples(
-    rows: Sequence[Row], templates: tuple[Template, Template]
-) -> tuple[tuple[list[Example], list[Example]], list[str]]:
-    """Every row's examples on both sides, and the origins of rows that the templates cut into unlike turns."""
-    examples: tuple[list[Example], list[Example]] = ([], [])
-    unlike: list[str] = []
-    for row in rows:
-        sides = [template.examples(row) for template in templates]
-        if len(sides[0]) != len(sides[1]):
-            unlike.append(row.origin)
-            continue
-        for kept, side in zip(examples, sides, strict=True):
-            kept += side
-    return examples, unlike
 
 
 def _translation(chosen: Mapping[str, Any], pair: TokenizerPair) -> Translation:

@@ -1,0 +1,214 @@
+"""A server as an engine: over real HTTP against a small one, and against vLLM itself where there is one.
+
+STILLHOUSE_VLLM=/path/to/vllm pytest tests/rollout/test_server.py
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from stillhouse import cli
+from stillhouse.data.tokenizer import load_tokenizer
+from stillhouse.mistakes import Mistake
+from stillhouse.rollout import Sampling, respond, server_of
+from stillhouse.rollout.server import Server
+from tests.rollout.serving import served
+from tests.rollout.small import VOCABULARY, character_tokenizer, same, save_model, some_prompts
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    world = tmp_path_factory.mktemp("served")
+    return [save_model(world / name, seed) for name, seed in (("first", 1), ("second", 2))]
+
+
+def test_greedy_answers_are_the_models_own(folders):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folders[0]), load_tokenizer(str(folders[0]))
+    prompts, stop = some_prompts(16), [tokenizer.get_vocab()["b"]]
+    greedy = Sampling(3, temperature=0)
+    expected = respond(model, tokenizer, prompts, greedy, seed=1, stop=stop)
+    with served(folders[0]) as serving:
+        engine = server_of(serving.address + "/", str(folders[0]), 4)
+        found = respond(engine, tokenizer, prompts, greedy, seed=1, stop=stop)
+    same(found, expected)
+    assert {one.finished for one in found} == {True, False}
+
+
+def test_every_prompt_has_a_seed_of_its_own_and_draws_as_it_is_told(folders):
+    tokenizer, prompts = load_tokenizer(str(folders[0])), [[5, 6]] * 6
+    with served(folders[0]) as serving:
+        engine = Server.at(serving.address, batch_size=3, vocabulary=VOCABULARY + 2)
+        sampling = Sampling(7, temperature=0.5, top_p=0.9, top_k=3)
+        first, again, other = (respond(engine, tokenizer, prompts, sampling, seed=seed) for seed in (1, 1, 2))
+        bodies = [body for path, body in serving.asked if path == "/v1/completions"]
+    assert [one.ids for one in first] == [one.ids for one in again] != [one.ids for one in other]
+    assert len({body["seed"] for body in bodies}) == 12 and all(0 <= body["seed"] < 2**63 for body in bodies)
+    assert {(body["temperature"], body["top_p"], body["top_k"], body["max_tokens"]) for body in bodies} == {
+        (0.5, 0.9, 3, 7)
+    }
+    assert bodies[0]["logit_bias"] == {str(VOCABULARY): -100.0, str(VOCABULARY + 1): -100.0}, "no text, never drawn"
+    assert bodies[0]["ignore_eos"] is True and bodies[0]["stop_token_ids"] == [0]
+    assert all(math.isnan(log) for log in first[0].log_probability), "what it notes is of temperature 1"
+
+
+def test_the_servers_room_counts(folders):
+    tokenizer = load_tokenizer(str(folders[0]))
+    with served(folders[0], max_model_len=12) as serving:
+        engine = Server.at(serving.address, batch_size=2, vocabulary=VOCABULARY)
+        found = respond(engine, tokenizer, [[5] * 10, [5] * 12], Sampling(9), seed=1)
+        asked = [body["max_tokens"] for path, body in serving.asked if path == "/v1/completions"]
+    assert asked == [2] and [one.clipped for one in found] == [True, True] and found[1].ids == ()
+
+
+def test_generate_and_evaluate_ask_it(folders, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": text, "completion": "ab"}) + "\n" for text in ("a", "bb", "ba")))
+    told = [f"--model={folders[0]}", "--template=plain", "--max_new_tokens=6", "--temperature=0"]
+    with served(folders[0]) as serving:
+        there = [*told, f"--server={serving.address}"]
+        for arguments, out in ((told, "ours"), (there, "theirs")):
+            assert cli.main(["generate", *arguments, f"--data={rows}", f"--out={tmp_path / out}.jsonl"]) == 0
+            assert cli.main(["evaluate", *arguments, f"--data=[{rows}]", f"--out={tmp_path / out}"]) == 0
+        assert len([path for path, _ in serving.asked if path == "/v1/completions"]) == 6
+    assert (tmp_path / "ours.jsonl").read_bytes() == (tmp_path / "theirs.jsonl").read_bytes()
+    ours, theirs = (json.loads((tmp_path / out / "scores.json").read_text()) for out in ("ours", "theirs"))
+    assert ours["data"] == theirs["data"] and theirs["settings"].pop("server") == serving.address
+    assert ours["settings"] == theirs["settings"]
+    capsys.readouterr()
+    assert cli.main(["evaluate", *told, f"--data=[{rows}]", f"--out={tmp_path / 'theirs'}"]) == 2
+    assert "server" in capsys.readouterr().err, "its answers are not taken for the model's own"
+
+
+def test_continuous_batching_writes_the_same_file(folders, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("a", "bb", "ba")))
+    told = [f"--model={folders[0]}", "--template=plain", "--max_new_tokens=6", f"--data={rows}"]
+    for engine in ("batches", "continuous"):
+        assert cli.main(["generate", *told, f"--engine={engine}", f"--out={tmp_path / engine}.jsonl"]) == 0
+    assert (tmp_path / "batches.jsonl").read_bytes() == (tmp_path / "continuous.jsonl").read_bytes()
+
+
+def test_it_takes_new_weights(folders):
+    tokenizer, prompts, greedy = load_tokenizer(str(folders[0])), some_prompts(5), Sampling(9, temperature=0)
+    models = [AutoModelForCausalLM.from_pretrained(folder) for folder in folders]
+    expected = [respond(model, tokenizer, prompts, greedy, seed=1) for model in models]
+    assert expected[0] != expected[1]
+    with served(folders[0]) as serving:
+        engine = Server.at(serving.address, batch_size=4, vocabulary=VOCABULARY)
+        engine.take(folders[1])
+        same(respond(engine, tokenizer, prompts, greedy, seed=1), expected[1])
+        assert "/reset_prefix_cache" in [path for path, _ in serving.asked], "what it kept is of the weights before"
+
+
+BAD = {
+    "several": ({"/v1/models": (200, {"data": [{"id": "a"}, {"id": "b"}]})}, "serves a, b; serve the model alone"),
+    "no JSON": ({"/v1/models": (200, b"<html>")}, "does not answer: Expecting value"),
+    "no ids": (
+        {"/v1/completions": (200, {"choices": [{"text": "a"}]})},
+        r"answers without token ids; is it vLLM, 0\.10\.2 or later\?",
+    ),
+    "refused": ({"/v1/completions": (400, {"error": {"message": "too long"}})}, "400 too long"),
+    "broken": ({"/v1/completions": (500, b"")}, "500 "),
+    "busy": ({"/reset_prefix_cache": (200, {"success": False})}, "still answers somebody"),
+    "unreadable": (
+        {"/collective_rpc": (500, {"error": {"message": "no file"}})},
+        "takes no weights: 500 no file; can it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_a_server_does_wrong_is_said(folders, case):
+    odd, line = BAD[case]
+    with served(folders[0]) as serving, pytest.raises(Mistake, match=rf"^server: {serving.address}: {line}"):  # noqa: PT012
+        serving.odd = odd
+        engine = Server.at(serving.address, batch_size=2, vocabulary=VOCABULARY)
+        respond(engine, character_tokenizer(), [[1], [2]], Sampling(4), seed=1)
+        engine.take(folders[1])
+
+
+def test_what_it_was_not_started_for_is_said(folders):
+    with served(folders[0], takes=False) as serving:
+        engine = Server.at(serving.address, batch_size=2, vocabulary=VOCABULARY)
+        with pytest.raises(Mistake, match=r"takes no weights: 404 .*; start it with VLLM_SERVER_DEV_MODE=1"):
+            engine.take(folders[1])
+        with pytest.raises(Mistake, match="no_repeat_ngram_size: is not known to a server"):
+            respond(engine, character_tokenizer(), [[1]], Sampling(4, no_repeat_ngram_size=2), seed=1)
+        with pytest.raises(Mistake, match=r"serves another model, '.*first'; name that one, or serve yours"):
+            server_of(serving.address, str(folders[1]), 2)
+        address = serving.address
+    with pytest.raises(Mistake, match=r"does not answer: .*refused; is it started\? vllm serve MODEL"):
+        Server.at(address, batch_size=2, vocabulary=VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[Path]]]:
+    """A vLLM server and the folders of two models, of which it serves the first."""
+    program = os.environ.get("STILLHOUSE_VLLM")
+    if not program:
+        pytest.skip("STILLHOUSE_VLLM names no vllm program")
+    world, folders = tmp_path_factory.mktemp("vllm"), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=128, initializer_range=0.3, bos_token_id=0, eos_token_id=0,
+        )  # fmt: skip
+        folders.append(world / str(seed))
+        LlamaForCausalLM(config).save_pretrained(folders[-1])
+        character_tokenizer().save_pretrained(folders[-1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        program, "serve", str(folders[0]), "--host=127.0.0.1", f"--port={port}", "--dtype=float32", "--enforce-eager",
+        "--max-model-len=128", "--generation-config=vllm",
+    ]  # fmt: skip
+    own = {"VLLM_SERVER_DEV_MODE": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    log = (world / "log").open("w")
+    process = subprocess.Popen(command, env=os.environ | own, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address, until = f"http://127.0.0.1:{port}", time.monotonic() + 240
+        while True:
+            try:
+                Server.at(address, batch_size=1, vocabulary=0)
+                break
+            except Mistake:
+                assert process.poll() is None and time.monotonic() < until, (world / "log").read_text()[-2000:]
+                time.sleep(1)
+        yield address, folders
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
+
+
+@pytest.mark.slow
+def test_vllm_itself_writes_as_the_model_does_and_takes_new_weights(vllm):
+    address, folders = vllm
+    tokenizer, prompts, greedy = load_tokenizer(str(folders[0])), some_prompts(8), Sampling(12, temperature=0)
+    engine = server_of(address, str(folders[0]), 4)
+    for folder in (*folders, folders[0]):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        engine.take(folder)
+        expected = respond(model, tokenizer, prompts, greedy, seed=1, stop=[7, 80, 81])
+        found = respond(engine, tokenizer, prompts, greedy, seed=1, stop=[7, 80, 81])
+        same(found, expected)
+        drawn, again, others = (respond(engine, tokenizer, prompts, Sampling(12), seed=seed) for seed in (1, 1, 2))
+        assert [one.ids for one in drawn] == [one.ids for one in again] != [one.ids for one in others]
+        for prompt, said in zip(prompts, drawn, strict=True):
+            with torch.no_grad():
+                logits = model(torch.tensor([[*prompt, *said.ids]])).logits[0, len(prompt) - 1 : -1]
+            logs = torch.log_softmax(logits, -1).gather(-1, torch.tensor(said.ids)[:, None])[:, 0]
+            assert said.log_probability == pytest.approx(logs.tolist(), abs=1e-3)
