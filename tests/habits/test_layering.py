@@ -101,6 +101,7 @@ HOMES = {
     "transformers.TrainingArguments": {"training", "recipe"},
     "accelerate": {"training"},
     "rouge_score": {"evaluation"},
+    "lm_eval": {"evaluation"},
     "matplotlib": {"report"},
 }
 

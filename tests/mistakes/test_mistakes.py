@@ -83,6 +83,7 @@ def test_nothing_is_wrong_with_what_the_cases_change(folder: Path) -> None:
         "distill": ["recipe.yaml"],
         "generate": ["--model=teacher", "--data=rows.jsonl", "--out=out.jsonl"],
         "evaluate": ["--model=student", "--data=rows.jsonl"],
+        "evaluate tasks": ["--model=student", "--tasks=gsm8k", "--data=rows.jsonl"],
         "evaluate agreement": ["--model=student", "--teacher=teacher", "--data=rows.jsonl"],
         "report": ["."],
         "inspect": ["--student=student", "--teacher=teacher", "--data=rows.jsonl"],

@@ -31,7 +31,7 @@ from stillhouse.recipe.names import all_keys, meant
 from stillhouse.recipe.trainer_arguments import DEFAULTS, OURS
 
 FOLDERS = Path(__file__).parents[2] / "recipes"
-RECIPES = sorted(path for path in FOLDERS.rglob("*.yaml") if path.parent.name != "accelerate")  # those are launchers
+RECIPES = sorted(path for path in FOLDERS.rglob("*.yaml") if path.parent.name != "accelerate" and path.stem != "table")
 
 WHOLE = """
 student: {model: models/small, from_scratch: true, config: {n_layer: 2, resid_pdrop: 0.0}}

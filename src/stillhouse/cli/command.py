@@ -18,6 +18,8 @@ from stillhouse.cli import (
     evaluate,
     evaluate_agreement,
     evaluate_code,
+    evaluate_judge,
+    evaluate_tasks,
     export,
     generate,
     inspect,
@@ -35,6 +37,8 @@ VERBS: dict[str, ModuleType] = {
     "distill": distill,
     "generate": generate,
     "evaluate": evaluate,
+    "evaluate tasks": evaluate_tasks,
+    "evaluate judge": evaluate_judge,
     "evaluate agreement": evaluate_agreement,
     "evaluate code": evaluate_code,
     "export": export,
@@ -73,7 +77,7 @@ def _run(arguments: list[str]) -> None:
     if name.endswith((".yaml", ".yml")):
         raise Mistake("", f"a verb comes before '{name}'", f"stillhouse sft {name}, or stillhouse distill {name}")
     if name not in VERBS:
-        raise unknown_name("", "verb", name, VERBS)
+        raise unknown_name("", "verb", name, [verb for verb in VERBS if " " not in verb])
     if "-h" in rest or "--help" in rest:
         print(of_verb(name, VERBS[name].SUMMARY, VERBS[name].EXAMPLE))
         return
@@ -82,7 +86,9 @@ def _run(arguments: list[str]) -> None:
 
 def _verb(arguments: list[str]) -> tuple[str, list[str]]:
     """The verb, of one word or two (`evaluate code`), and what follows it."""
-    both = " ".join(arguments[:2])
+    both, kinds = " ".join(arguments[:2]), [verb.split()[1] for verb in VERBS if verb.startswith(f"{arguments[0]} ")]
+    if kinds and both not in VERBS and len(arguments) > 1 and arguments[1].isalpha():
+        raise unknown_name(arguments[0], "kind", arguments[1], kinds)
     return (both, arguments[2:]) if both in VERBS else (arguments[0], arguments[1:])
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -66,6 +67,16 @@ class Template(ABC):
         return read(row).references
 
     @abstractmethod
+    def continued(self, said: Sequence[str], origin: str) -> Segment:
+        """The prompt of another answer in a chat: `said` are question, answer, question ..., the last to be answered.
+
+        An answer may be empty, as a weak model's often is.
+
+        Raises:
+            Mistake: at `origin`, a chat template refuses these turns.
+        """
+
+    @abstractmethod
     def _examples(self, conversation: Conversation) -> list[Example]: ...
 
     @abstractmethod
@@ -74,6 +85,16 @@ class Template(ABC):
 
 class TextTemplate(Template):
     """One turn, its parts tokenised apart; `_written` is the template."""
+
+    def continued(self, said: Sequence[str], origin: str) -> Segment:
+        text = self._written(said[0], "")
+        for answer, asked in zip(said[1::2], said[2::2], strict=True):
+            text += f"{answer}\n\n{self._further(asked)}"
+        return Segment(text, scored=False, marker=_marker(text))
+
+    def _further(self, instruction: str) -> str:
+        """A question after the first."""
+        return self._written(instruction, "")
 
     def _examples(self, conversation: Conversation) -> list[Example]:
         segments = (self._prompt(conversation), Segment(conversation.references[0], scored=True))
@@ -123,6 +144,9 @@ class Alpaca(TextTemplate):
             "Write a response that appropriately completes the request.\n\n"
             f"### Instruction:\n{instruction}\n\n{given}### Response:\n"
         )
+
+    def _further(self, instruction: str) -> str:
+        return Short()._written(instruction, "")  # the preamble is said once
 
 
 class Short(TextTemplate):
@@ -186,6 +210,11 @@ class Chat(Template):
             )
         self.tokenizer = tokenizer
         self.special_tokens = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))
+
+    def continued(self, said: Sequence[str], origin: str) -> Segment:
+        roles = ("user", "assistant")
+        messages = tuple({"role": roles[place % 2], "content": text} for place, text in enumerate(said))
+        return self._given(Conversation(origin, messages), messages)
 
     def _examples(self, conversation: Conversation) -> list[Example]:
         messages = conversation.messages

@@ -10,6 +10,7 @@ somebody may still want them, and replacing them takes `overwrite`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,12 @@ class Keeper:
             return None, f"{self.folder} was made with another {changed[0]}"
         return lines, ""
 
-    def write(self, lines: list[dict[str, Any]]) -> None:
-        """Keep `lines`, all or none."""
+    def write(self, lines: list[dict[str, Any]], beside: Mapping[str, Any] | None = None) -> None:
+        """Keep `lines`, and `beside` them what further JSON files hold, by their names; all or none."""
         with store.write_folder(self.folder) as folder:
             store.write_jsonl(folder / PREDICTIONS, lines)
+            for name, content in (beside or {}).items():
+                store.write_json(folder / name, content)
             store.write_json(folder / SETTINGS, {"chosen": self.chosen, "found": self.found})
 
 

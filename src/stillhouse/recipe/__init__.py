@@ -3,7 +3,7 @@
 from stillhouse.recipe.check import check
 from stillhouse.recipe.code import CodeOptions
 from stillhouse.recipe.document import dump
-from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions, JudgeOptions, TasksOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import (
     DemoOptions,
@@ -28,11 +28,13 @@ __all__ = [
     "ExportOptions",
     "GenerateOptions",
     "InspectOptions",
+    "JudgeOptions",
     "MethodsOptions",
     "Recipe",
     "ReportOptions",
     "Student",
     "SuiteOptions",
+    "TasksOptions",
     "Teacher",
     "VocabMapOptions",
     "check",

@@ -13,7 +13,7 @@ from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
 from stillhouse.recipe.code import CodeOptions
 from stillhouse.recipe.data_sets import DataSets
-from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions, JudgeOptions, TasksOptions
 from stillhouse.recipe.inspection import InspectOptions
 from stillhouse.recipe.options import ExportOptions, GenerateOptions, ReportOptions, VocabMapOptions
 from stillhouse.recipe.runs import FINISHED
@@ -59,6 +59,14 @@ def _check(options: Section) -> None:
         _check_map(options.vocabulary)
         _check_sources(options)
         _check_model("teacher", options.teacher)
+        _check_model("model", options.model)
+    elif isinstance(options, TasksOptions):
+        if options.data is not None:
+            _check_file("data", options.data)
+        _check_model("model", options.model)
+    elif isinstance(options, JudgeOptions):
+        _check_file("data", options.data)
+        _check_questions(options)
         _check_model("model", options.model)
     elif isinstance(options, CodeOptions):
         _check_problems(options)
@@ -154,6 +162,24 @@ def _check_rows(key: str, source: str, limit: int | None, *, answered: bool, spl
         conversation = read(row)
         if answered and not conversation.text:
             conversation.require_response()
+
+
+def _check_file(key: str, name: str) -> None:
+    """Refuse what is no file of rows that another reader than `data` takes."""
+    from stillhouse.data.rows import READERS, read_rows
+
+    path = Path(name)
+    if not path.is_file():
+        raise Mistake(key, f"no file '{name}'", _nearby(path))
+    if path.suffix.lower() not in READERS:
+        raise Mistake(key, f"cannot read '{path.suffix}' files", f"use {', '.join(READERS)}")
+    read_rows(path, limit=FIRST_ROWS)
+
+
+def _check_questions(options: JudgeOptions) -> None:
+    from stillhouse.data.questions import read_questions
+
+    read_questions(options.data, limit=options.limit)
 
 
 def _check_problems(options: CodeOptions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import SplitResult, urlsplit
 
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe.data_sets import DataSets
@@ -18,7 +19,9 @@ from stillhouse.recipe.schema import (
     check_lengths,
     check_seeds,
 )
-from stillhouse.recipe.section import Bounds, Section, setting
+from stillhouse.recipe.section import Bounds, Section, setting, shown
+
+LEADERBOARD = "open_llm_leaderboard"  # the six tasks of the first leaderboard, as TAID reports them
 
 Running = Literal["batches", "continuous"]
 
@@ -125,3 +128,91 @@ class AgreementOptions(DataSets, OfModel):
     def alone(self) -> bool:
         """Whether nothing asks for a second tokenisation where both tokenizers are the same."""
         return self.teacher_template is None and self.alignment is None and self.vocabulary is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksOptions(OfModel):
+    """Tasks of lm-evaluation-harness, and how they are asked."""
+
+    tasks: list[str] = setting("names of lm-eval's tasks, groups or tags, or open_llm_leaderboard")
+    data: str | None = setting(
+        "rows of the one task that is named, instead of the Hub's: .jsonl, .json, .parquet", None
+    )
+    out: str | None = setting("the folder of the scores; null: the model's folder/evaluation", None)
+    num_fewshot: int | None = setting("examples before each question; null: as the task has it", None, NOT_NEGATIVE)
+    limit: int | None = setting("use the first so many documents of each task", None, ONE_OR_MORE)
+    batch_size: int = setting("requests answered at a time", 8, ONE_OR_MORE)
+    bos: bool | None = setting("begin with the BOS token; null: as the tokenizer does", None)
+    apply_chat_template: bool = setting("write prompts by the tokenizer's chat template", False)
+    fewshot_as_multiturn: bool = setting("examples are turns of the chat, not one text", True)
+    system_instruction: str | None = setting("said before every prompt", None)
+    max_new_tokens: int | None = setting("tokens of a written answer; null: as the task has it", None, ONE_OR_MORE)
+    temperature: float | None = setting("of written answers; 0 is greedy; null: as the task has it", None, NOT_NEGATIVE)
+    top_p: float | None = setting("of written answers; null: as the task has it", None, PROBABILITY)
+    seed: int | None = setting("of few-shot examples and sampling; null: lm-eval's own, 0 and 1234", None, NOT_NEGATIVE)
+
+    def validate(self) -> None:
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise Mistake("tasks", f"must be different names, at least one, got {shown(self.tasks)}")
+        if self.data is not None and (len(self.tasks) != 1 or LEADERBOARD in self.tasks):
+            raise Mistake("data", "is of one task, and several are named", "name one task, such as gsm8k")
+        if self.num_fewshot is not None and LEADERBOARD in self.tasks:
+            raise Mistake("num_fewshot", f"is not asked by {LEADERBOARD}, which has its own", "remove it")
+        if self.top_p is not None and not self.temperature:
+            raise Mistake("top_p", "has no part in greedy answers", "add --temperature=1")
+
+    @property
+    def generation(self) -> dict[str, float | bool]:
+        """What is asked of written answers, in lm-eval's names; the rest is the task's."""
+        given = {"max_gen_toks": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p}
+        asked: dict[str, float | bool] = {key: value for key, value in given.items() if value is not None}
+        return asked if self.temperature is None else {**asked, "do_sample": self.temperature > 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(OfModel):
+    """Questions of two turns, and who judges the answers."""
+
+    data: str = setting("questions: rows of {question_id, category, turns: [first, second], reference}")
+    judge: str = setting("the address of an OpenAI-compatible server: http://127.0.0.1:8000/v1")
+    judge_model: str = setting("the judge, as its server calls it: gpt-4")
+    key_variable: str = setting("the environment variable that holds the server's key", "OPENAI_API_KEY")
+    out: str | None = setting("the folder of the scores; null: the model's folder/evaluation", None)
+    seeds: list[int] = setting("answer once per seed; mean and deviation are over them", [10], NOT_NEGATIVE)
+    template: Template = setting("how a question becomes a prompt", "alpaca")
+    limit: int | None = setting("use the first so many questions", None, ONE_OR_MORE)
+    max_length: int = setting("tokens of prompt and answer", 2048, Bounds(low=2))
+    bos: bool | None = setting("begin with the BOS token; null: as the tokenizer does", None)
+    max_new_tokens: int = setting("tokens of an answer", 1024, ONE_OR_MORE)
+    temperature: float | None = setting("of all answers, 0 is greedy; null: as MT-Bench has it for each category", None,
+                                        NOT_NEGATIVE)  # fmt: skip
+    top_p: float = setting("sample from the smallest set of tokens with this mass", 1.0, PROBABILITY)
+    batch_size: int = setting("questions answered at a time", 16, ONE_OR_MORE)
+    judge_tokens: int = setting("tokens of a judgement", 2048, ONE_OR_MORE)
+    requests: int = setting("judgements asked for at the same time", 4, ONE_OR_MORE)
+    attempts: int = setting("how often a judgement without a rating is asked for", 3, ONE_OR_MORE)
+    retries: int = setting("how often a request that failed is sent again", 6, NOT_NEGATIVE)
+    wait: float = setting("seconds before the first repetition of a request; doubled each time", 1.0, Bounds(above=0))
+    timeout: float = setting("seconds that a request may take", 300.0, Bounds(above=0))
+
+    def validate(self) -> None:
+        check_seeds(self, self.seeds)
+        parts = _address(self.judge)
+        if parts is None:
+            raise Mistake("judge", f"is no address: {shown(self.judge)}", "write one such as http://127.0.0.1:8000/v1")
+        if parts.username is not None or parts.password is not None or parts.query:
+            raise Mistake("judge", "holds a password or a query", "put the key into the environment; see key_variable")
+        if not self.key_variable.isidentifier():
+            raise Mistake("key_variable", "names no environment variable", "write a name such as OPENAI_API_KEY")
+        if self.max_new_tokens >= self.max_length:
+            wrong = f"must be below max_length, which is {self.max_length}, got {self.max_new_tokens}"
+            raise Mistake("max_new_tokens", wrong, "leave room for the question")
+
+
+def _address(text: str) -> SplitResult | None:
+    """The parts of a web address; None where it is none."""
+    try:
+        parts = urlsplit(text)
+        return parts if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None

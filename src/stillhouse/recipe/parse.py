@@ -11,7 +11,7 @@ from stillhouse.catalogue import METHODS, NAMED, find, name_key
 from stillhouse.mistakes import Mistake, shorten
 from stillhouse.recipe.code import CodeOptions
 from stillhouse.recipe.document import Located, read_command_line, read_document, read_scalar
-from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions
+from stillhouse.recipe.evaluating import AgreementOptions, EvaluateOptions, JudgeOptions, TasksOptions
 from stillhouse.recipe.inspection import InspectOptions, from_recipe
 from stillhouse.recipe.names import annotation_at, unknown_key
 from stillhouse.recipe.options import (
@@ -31,6 +31,8 @@ OPTIONS: dict[str, type[Section]] = {
     "distill": Recipe,
     "generate": GenerateOptions,
     "evaluate": EvaluateOptions,
+    "evaluate tasks": TasksOptions,
+    "evaluate judge": JudgeOptions,
     "evaluate agreement": AgreementOptions,
     "evaluate code": CodeOptions,
     "export": ExportOptions,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -64,9 +64,8 @@ class Continuous:
         """
         model: Any = bare(self.model)
         drawing = _Drawing(manner, barred(model, manner.known), asked)
-        devices = [model.device] if model.device.type == "cuda" else []
         # The manager seeds all generators; what goes wrong in its thread is said once, by `_unfit`.
-        with torch.random.fork_rng(devices), undisturbed(model), _quiet():
+        with _own_generators(model.device), undisturbed(model), _quiet():
             try:
                 config = GenerationConfig(do_sample=False, eos_token_id=list(manner.stop))
                 manager = model.init_continuous_batching(config, self._config(asked))
@@ -182,3 +181,9 @@ def _next(manager: Any, model: PreTrainedModel) -> tuple[int, list[int]]:
 def _unfit(model: PreTrainedModel, why: object) -> Mistake:
     wrong = f"{type(model).__name__} cannot be batched so: {shorten(str(why), 70)}"
     return Mistake("engine: continuous", wrong, "write engine: batches")
+
+
+def _own_generators(device: torch.device) -> AbstractContextManager[None]:
+    if device.type == "cpu":
+        return torch.random.fork_rng([])
+    return torch.random.fork_rng([device.index or 0], device_type=device.type)
