@@ -82,6 +82,8 @@ class EvaluateOptions(DataSets, Answering):
         super().validate()
         check_seeds(self, self.seeds)
         if self.protocol == "dskd":
+            if self.server is not None:
+                raise Mistake("protocol", "dskd bars n-grams, which a server does not", "write plain, or remove server")
             self._settle({"temperature": (1.0,), "top_p": (1.0,), "no_repeat_ngram_size": (0, 6)})
             object.__setattr__(self, "no_repeat_ngram_size", 6)
             object.__setattr__(self, "cut", "end")
