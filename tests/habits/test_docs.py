@@ -22,7 +22,7 @@ EVERYWHERE = {"help", "print_config", "dry-run", "version"}
 
 def commands(text: str) -> list[list[str]]:
     """The words, from the verb on, of every stillhouse command that is set off or stands in backquotes."""
-    lines = re.findall(r"^ {4}(?:torchrun .* -m |\.venv/bin/)?stillhouse (.+)$", text, re.MULTILINE)
+    lines = re.findall(r"^ {4}(?:torchrun .*-m |\.venv/bin/)?stillhouse (.+)$", text, re.MULTILINE)
     return [shlex.split(line.partition("  ")[0]) for line in (*lines, *re.findall(r"`stillhouse ([^`]+)`", text))]
 
 
@@ -96,7 +96,12 @@ def test_every_evaluation_of_its_page_would_be_taken():
 
 
 def test_every_option_that_the_page_of_evaluation_names_is_one():
-    text = (
-        "    stillhouse evaluate --modle=m  twice\n    torchrun -n 2 -m stillhouse evalute\n`stillhouse suite --rws`\n"
-    )
+    named = re.findall(r"`--([a-z][\w-]*)", (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8"))
+    known = {key for verb in OPTIONS if verb.startswith("evaluate") or verb == "suite" for key in options_of(verb)}
+    assert len(named) > 20
+    assert {name.replace("-", "_") for name in named} <= known
+
+
+def test_a_wrong_command_is_seen():
+    text = "    stillhouse evaluate --modle=m  twice\n    torchrun -m stillhouse evalute\n`stillhouse suite --rws`\n"
     assert [wrong_words(words) for words in commands(text)] == [["modle"], ["evalute"], ["rws"]]
