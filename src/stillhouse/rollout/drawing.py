@@ -60,8 +60,10 @@ class Choosing:
         """
         temperature = 1.0 if self.sampling.greedy else self.sampling.temperature
         if self.sampling.greedy and theirs is None:
-            highest, token = scores.float().max(-1)
-            return token, highest - scores.float().logsumexp(-1), torch.ones_like(highest)
+            logits = scores.float()
+            highest, token = logits.max(-1)
+            rest = (logits - highest.unsqueeze(-1)).exp_().sum(-1)  # [B], in units of the likeliest
+            return token, -rest.log(), torch.ones_like(highest)
         logs = torch.log_softmax(scores.float() / temperature, -1)  # [B, V], what is noted: of all tokens
         own = self._cut(_NO_IDS, scores.float()).softmax(-1)  # [B, V], what is drawn from: perhaps of some  # pyright: ignore[reportArgumentType]
         drawn_from = own
