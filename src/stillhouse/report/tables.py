@@ -91,7 +91,9 @@ def markdown_text(text: str) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "≥": r"$\geq$", "<": r"$<$", ">": r"$>$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "|": r"\textbar{}",
+    "*": r"$^{*}$", "[": "{[}",  # which a line's end before them would take for arguments of its own
+    "≥": r"$\geq$", "<": r"$<$", ">": r"$>$",
 }  # fmt: skip
 
 
