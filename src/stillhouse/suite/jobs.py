@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse import store
+from stillhouse.model_folders import base_of, find
 from stillhouse.recipe import Recipe
 from stillhouse.recipe.runs import FINISHED, difference
 from stillhouse.recipe.suite import SuiteRow
@@ -119,13 +120,15 @@ class Scoring(Job):
         kind: of evaluation.
         chosen: its options.
         files: that it reads.
-        training: of its model; None for one that no suite trained.
+        model: that is scored.
+        training: of it; None where the suite does not train it.
     """
 
     out: Path
     kind: str
     chosen: Mapping[str, Any] = field(hash=False)
     files: tuple[Path, ...]
+    model: str
     training: Training | None
 
     @property
@@ -139,9 +142,9 @@ class Scoring(Job):
 
     @property
     def done(self) -> bool:
-        """Whether the scores are there, made by the same; of a model that no suite trained, `evaluate` itself looks."""
+        """Whether the scores are there, made by the same; of a model on the Hub, `evaluate` itself looks."""
         made = self.made_by
-        return made is not None and self.training is not None and made == {**self._found(), "results": made["results"]}
+        return made is not None and made["run"] is not None and made == {**self._found(), "results": made["results"]}
 
     def stamp(self) -> None:
         """Note what the scores were made by."""
@@ -154,9 +157,22 @@ class Scoring(Job):
         """What the scores depend on, as far as it can be told without reading weights."""
         return {
             "chosen": dict(self.chosen),
-            "run": None if self.training is None else self.training.result,
+            "run": _files_of(self.model) if self.training is None else self.training.result,
             "files": {str(file): str(of_file(file)) for file in self.files},
         }
+
+
+def _files_of(model: str) -> dict[str, list[int]] | None:
+    """Size and time of every file of a model's folder, an adapter's base included; None for a name on the Hub."""
+    folder = Path(find(model))
+    if not folder.is_dir():
+        return None
+    base = base_of(str(folder))
+    beneath = {} if base is None else _files_of(base)
+    if beneath is None:
+        return None
+    states = {str(path): path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
+    return {**beneath, **{path: [state.st_size, state.st_mtime_ns] for path, state in states.items()}}
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ class _Planner:
     ) -> Scoring:
         chosen, sources = self._filled(flat(self.options.evaluate[kind]), seed)
         out = self.out / "scores" / part / kind
-        model = row.model if training is None else str(training.folder)
+        model = str(row.model) if training is None else str(training.folder)
         words = _options({**chosen, "model": model, "out": str(out)})
         words += ["--trust_remote_code=true"] * self.options.trust_remote_code
         words += ["--run_generated_code=true"] * (kind == "code" and self.options.run_generated_code)
@@ -213,6 +213,7 @@ class _Planner:
             kind=kind,
             chosen={**chosen, "run_generated_code": kind == "code" and self.options.run_generated_code},
             files=_files(parse(" ".join(_verb_of(kind)), words)),
+            model=model,
             training=training,
         )
         if self.options.overwrite and not scoring.done:
