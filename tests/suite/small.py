@@ -16,25 +16,25 @@ ROWS = [
     {"name": "Base", "model": "small"},
     {"name": "SFT", "method.name": "sft"},
     {"name": "FKL", "student.model": "{SFT}", "method": {"name": "forward_kl"}},
-    {"name": "ToDi", "training": {"learning_rate": 0.1}},
+    {"name": "ToDi", "training": {"learning_rate": 0.2}},
 ]
 INSTRUCT = {
     "data": ["one.jsonl", "two.jsonl"], "template": "short", "max_length": 96, "max_prompt_length": 64,
-    "max_new_tokens": 6, "seeds": [1, 2],
+    "max_new_tokens": 10, "seeds": [1, 2],
 }  # fmt: skip
 RECIPE = {
     "student": {"model": "small"},
     "teacher": {"model": "large"},
     "data": {"train": "train.jsonl", "template": "short", "max_length": 96, "max_prompt_length": 64},
     "method": {"name": "todi", "kd_weight": 0.7},
-    "training": {"max_steps": 2, "use_cpu": True},
+    "training": {"max_steps": 2, "use_cpu": True, "learning_rate": 0.03},
 }
 
 
 def write_folder(folder: Path) -> None:
     """What a suite in `folder` needs, recipe.yaml and suite.yaml included."""
     write_world(folder)
-    write_rows(folder / "one.jsonl", 7)
+    write_rows(folder / "one.jsonl", 12)
     write_rows(folder / "two.jsonl", 9)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     write_suite()

@@ -55,7 +55,7 @@ def test_every_row_is_trained_and_scored_once_a_seed(folder: Path) -> None:
     scored = [[scoring.title for every in line.scorings.values() for scoring in every] for line in lines]
     assert scored[:2] == [["Base: instruct"], ["SFT, seed 3: instruct", "SFT, seed 4: instruct"]]
     recipe = parsed(job(lines, "ToDi, seed 4").command)
-    assert (recipe.seed, recipe.method["name"], recipe.training["learning_rate"]) == (4, "todi", 0.1)
+    assert (recipe.seed, recipe.method["name"], recipe.training["learning_rate"]) == (4, "todi", 0.2)
     assert recipe.training["logging_steps"] == 1 and recipe.folder == Path("out/runs/small/todi/ToDi-seed4")
     evaluated = parsed(job(lines, "ToDi, seed 4: instruct").command)
     assert (evaluated.model, evaluated.out) == (str(recipe.folder), "out/scores/ToDi-seed4/instruct")

@@ -105,7 +105,7 @@ def latex_text(text: str) -> str:
 def csv_text(text: str) -> str:
     """`text` as a cell that no spreadsheet takes for a formula."""
     line = visible(text)
-    return f"'{line}" if line.startswith(_FORMULA) and not _is_number(line) else line
+    return f"'{line}" if line.startswith(_FORMULA) and line != "-" and not _is_number(line) else line
 
 
 def _is_number(text: str) -> bool:

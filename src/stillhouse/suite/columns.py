@@ -214,7 +214,7 @@ class Comparison:
         several = len(self.options.seeds) > 1
         over = "sampling seeds"
         if several and any(len(by_seed) == 1 for row in self.found for by_seed in row.measures.values()):
-            over = "training seeds, of a row that is not trained over sampling seeds"
+            over = "training seeds (sampling seeds of what is not trained here)"
         elif several:
             over = "training seeds"
         said = [f"{self.options.title}. Mean ± standard deviation over {over}; the best in bold."]

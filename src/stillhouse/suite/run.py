@@ -52,16 +52,26 @@ def write(options: SuiteOptions, lines: Sequence[Line]) -> Path:
     for line in lines:
         for training in line.trainings.values():
             name = f"{line.row.slug}-seed{training.recipe.seed}.yaml"
-            store.write_text(out / "recipes" / name, dump(training.recipe.as_dict()))
-    store.write_text(out / "table.md", table.markdown())
-    store.write_text(out / "table.csv", table.csv())
-    store.write_text(out / "table.tex", table.latex())
-    store.write_text(out / "table.html", page(options.title, _blocks(table, lines)))
-    store.write_text(out / "scores.csv", _scores(comparison))
-    store.write_text(out / "significance.csv", _significance(comparison))
+            _keep(out / "recipes" / name, dump(training.recipe.as_dict()))
+    _keep(out / "table.md", table.markdown())
+    _keep(out / "table.csv", table.csv())
+    _keep(out / "table.tex", table.latex())
+    _keep(out / "table.html", page(options.title, _blocks(table, lines)))
+    _keep(out / "scores.csv", _scores(comparison))
+    _keep(out / "significance.csv", _significance(comparison))
     print(table.markdown())
     print(f"{out}/table.md, .csv, .tex, .html, every score in scores.csv, every pair of rows in significance.csv")
     return out
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write `text`, unless the file has it already."""
+    try:
+        if store.read_text(path) == text:
+            return
+    except (store.Corrupt, store.Absent):
+        pass
+    store.write_text(path, text)
 
 
 def _blocks(table: Table, lines: Sequence[Line]) -> list[Markup]:
