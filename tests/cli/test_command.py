@@ -128,7 +128,8 @@ def test_answers_at_once_and_without_torch(arguments: list[str], code: int, tmp_
 def test_python_dash_m(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "stillhouse", "sft"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "stillhouse: sft: --student.model: is missing; give a model folder or a name on the Hub\n"
+    mend = "give a model's folder, a run's (its best checkpoint) or a name on the Hub"
+    assert done.stderr == f"stillhouse: sft: --student.model: is missing; {mend}\n"
 
 
 @pytest.mark.slow

@@ -54,7 +54,8 @@ def options(model: Path, data: Path | None, *names: str, **others: Any) -> Tasks
     return TasksOptions(model=str(model), **settings)
 
 
-def test_gsm8k_is_the_harness_own_over_local_rows(fours, gsm8k, tmp_path, capsys):
+def test_gsm8k_is_the_harness_own_over_local_rows(fours, gsm8k, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)  # no repository, which git would say
     out = str(tmp_path / "out")
     report = evaluate_tasks(options(fours, gsm8k, "gsm8k", num_fewshot=2, limit=3, max_new_tokens=4, out=out))
     out = tmp_path / "out" / "tasks"
@@ -76,7 +77,7 @@ def test_gsm8k_is_the_harness_own_over_local_rows(fours, gsm8k, tmp_path, capsys
         assert set(examples) <= shown
     measures = {measure.name: measure for measure in read_measures(out)}
     assert measures["gsm8k exact_match (flexible-extract)"].per_item == {1234: [100, 0, 100]}
-    said = capsys.readouterr()
+    said = capfd.readouterr()
     assert [line.split()[0] for line in said.out.splitlines()] == ["task", "gsm8k", "gsm8k"]
     assert said.err == f"samples and scores are in {out}\n"
 

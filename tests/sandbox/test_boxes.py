@@ -249,7 +249,8 @@ def decide(program: bytes, number: int | None, architecture: int, argument: int 
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
-    | st.complex_numbers(allow_nan=False) | st.builds(range, st.integers(-9, 9), st.integers(-9, 9)) | st.integers(2**70, 2**90),
+    | st.complex_numbers(allow_nan=False) | st.builds(range, st.integers(-9, 9), st.integers(-9, 9))
+    | st.integers(2**70, 2**90),
     lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text() | st.integers(), inner)
     | st.sets(st.integers() | st.text()) | st.frozensets(st.tuples(st.integers(), st.text())),
     max_leaves=20,

@@ -94,13 +94,13 @@ def readable(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No token is drawn that holds a part of a character only, of which random weights write many."""
     tokenizer = AutoTokenizer.from_pretrained(world / "small")
     broken = [token for token in range(len(tokenizer)) if UNREADABLE in tokenizer.decode([token])]
-    call = Drawing.__call__
+    draw = Drawing.draw
 
     def drawn(self: Drawing, input_ids: Tensor, scores: Tensor) -> Tensor:
         scores[:, broken] = -torch.inf
-        return call(self, input_ids, scores)
+        return draw(self, input_ids, scores)
 
-    monkeypatch.setattr(Drawing, "__call__", drawn)
+    monkeypatch.setattr(Drawing, "draw", drawn)
 
 
 def test_what_is_no_text_is_passed_over_and_counted(world: Path, tmp_path: Path):

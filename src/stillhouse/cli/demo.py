@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stillhouse.recipe import DemoOptions
 
-SUMMARY = "the whole story in minutes, on made-up data: teach a teacher, distil it, compare"
+SUMMARY = "run the whole story in minutes, on made-up data: teach a teacher, distil it, compare"
 EXAMPLE = "--seeds=3"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stillhouse.recipe import EvaluateOptions
 
 SUMMARY = "score a model's answers: ROUGE-L and exact match, mean and deviation over seeds"
-EXAMPLE = "--model=outputs/student/last --data dolly/test.jsonl vicuna/test.jsonl --seeds 10 20 30"
+EXAMPLE = "--model=outputs/gpt2/todi/todi --data dolly/test.jsonl vicuna/test.jsonl --seeds 10 20 30"
 TOGETHER = True  # under a launcher, its processes share the work
 
 

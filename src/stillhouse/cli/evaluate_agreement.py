@@ -5,7 +5,7 @@ from __future__ import annotations
 from stillhouse.recipe import AgreementOptions
 
 SUMMARY = "compare a student's predictions with its teacher's: divergences, top-1 and top-k, calibration"
-EXAMPLE = "--model=outputs/student/last --teacher=outputs/teacher/best --data dolly/test.jsonl"
+EXAMPLE = "--model=outputs/gpt2/todi/todi --teacher=outputs/gpt2-xl/sft/dolly --data dolly"
 
 
 def run(options: AgreementOptions) -> None:

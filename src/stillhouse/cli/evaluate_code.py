@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from stillhouse.recipe import CodeOptions
 
-SUMMARY = "have a model write programs, and run them against tests in a sandbox: pass@k on HumanEval and MBPP"
-EXAMPLE = "--model=outputs/student/last --data=humaneval/test.jsonl --run-generated-code"
+SUMMARY = "have a model write programs and, if told, run them in a sandbox: pass@k on HumanEval and MBPP"
+EXAMPLE = "--model=outputs/gpt2/todi/todi --data=humaneval/test.jsonl --run-generated-code"
 
 
 def run(options: CodeOptions) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stillhouse.recipe import TasksOptions
 
 SUMMARY = "score a model on tasks of lm-evaluation-harness: GSM8K, the Open LLM Leaderboard, any other"
-EXAMPLE = "--model=outputs/student/last --tasks gsm8k --data=gsm8k/test.jsonl"
+EXAMPLE = "--model=outputs/gpt2/todi/todi --tasks gsm8k --data=gsm8k/test.jsonl"
 
 
 def run(options: TasksOptions) -> None:

@@ -15,27 +15,37 @@ from stillhouse.recipe.section import Section, section_in, types_of
 from stillhouse.recipe.trainer_arguments import DEFAULTS
 
 WIDTH = 110
+# What stands before the keys of a verb, where that is no recipe and no file of options.
+_SOURCES = {
+    "report": "RUN ... ",
+    "methods": "",
+    "demo": "",
+    "vocab-map": "KIND ",
+    "suite": "[SUITE.yaml] ",
+    "inspect": "[RECIPE.yaml] ",
+}
 
 
 def of_command(summaries: Mapping[str, str]) -> str:
     """The help of `stillhouse` alone."""
     width = 2 + max(map(len, summaries))
     verbs = "\n".join(f"  {name:{width}}{summary}" for name, summary in summaries.items())
-    return f"""usage: stillhouse VERB [RECIPE.yaml] [--key=value ...] [--print_config]
+    return f"""usage: stillhouse VERB [FILE.yaml] [--key=value ...] [--print_config]
 
 Distil large language models into small ones.
 
 {verbs}
 
-A recipe is a YAML file; every key of it can be given, or overridden, as --section.key=value.
---print_config shows the whole recipe with all defaults, and runs nothing.
+A file is YAML: a recipe for sft and distill, the keys of the verb for others. Every key can be given, or overridden,
+as --key=value or --section.key=value; several values as --key one two.
+--print_config shows every key with its value, and runs nothing.
 stillhouse VERB --help lists the keys of a verb; stillhouse --version says which version this is."""
 
 
 def of_verb(verb: str, summary: str, example: str) -> str:
     """The help of one verb: what it does, an example, and every key with its default and meaning."""
     schema = OPTIONS[verb]
-    source = {"report": "RUN ... ", "methods": "", "demo": "", "vocab-map": "KIND "}.get(verb, "[RECIPE.yaml] ")
+    source = _SOURCES.get(verb, "[RECIPE.yaml] " if schema is Recipe else "[OPTIONS.yaml] ")
     lines = [
         f"usage: stillhouse {verb} {source}[--key=value ...] [--print_config]",
         "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stillhouse.recipe import ReportOptions
 
-SUMMARY = "one page of tables and learning curves over runs"
+SUMMARY = "put runs on one page of HTML: tables and learning curves"
 EXAMPLE = "outputs --out=report.html"
 
 

@@ -32,6 +32,7 @@ from stillhouse.evaluation.kept import Keeper, out_folder
 from stillhouse.evaluation.measures import Measure, write_measures
 from stillhouse.evaluation.pass_at_k import pass_at_k
 from stillhouse.evaluation.predictions import seeds_that_matter
+from stillhouse.evaluation.terminal import speaker, spread
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
 from stillhouse.progress import track
@@ -67,7 +68,7 @@ def evaluate_code(options: CodeOptions) -> dict[str, Any]:
     Raises:
         Mistake: a file, a row, the model or an option is wrong; no sandbox works; there are results of other settings.
     """
-    say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
+    say = speaker()
     out = out_folder(options.model, options.out) / "code"
     problems = {
         name: read_problems(path, limit=options.limit, shots=options.shots) for name, path in options.sources.items()
@@ -151,11 +152,9 @@ class _Writing:
         chosen = {key: getattr(options, key) for key in _WRITING}
         found = {"model": self.identity, "data": asked}
         keeper = Keeper(self.out / name / f"seed{seed}", chosen, found, options.overwrite)
-        lines, why_not = keeper.read()
+        lines = keeper.kept(self.say, "written anew")
         if lines is not None:
             return lines
-        if why_not:
-            self.say(f"{why_not}: written anew")
         places = [(place, sample) for place in range(len(problems)) for sample in range(options.samples)]
         responses = respond(
             self.model,
@@ -210,11 +209,9 @@ class _Running:
             **{key: getattr(self.options, key) for key in _RUNNING},
         }
         keeper = Keeper(self.out / name / f"seed{seed}-verdicts", chosen, found, self.options.overwrite)
-        kept, why_not = keeper.read()
+        kept = keeper.kept(self.say, "run anew")
         if kept is not None:
             return kept
-        if why_not:
-            self.say(f"{why_not}: run anew")
         if self.package:
             found_lines = self._by_evalplus(name, lines)
         else:
@@ -306,10 +303,7 @@ def _print(report: Mapping[str, Any]) -> None:
     """One line for each data set, tab-separated where nobody watches a terminal."""
     lines = Console(width=None if sys.stdout.isatty() else 500, highlight=False, markup=False)
     for name, entry in report["data"].items():
-        rates = [
-            f"pass@{k} {rate['mean']:.2f}" + ("" if rate["std"] is None else f" ± {rate['std']:.2f}")
-            for k, rate in entry["pass@k"].items()
-        ]
+        rates = [f"pass@{k} {spread(rate['mean'], rate['std'])}" for k, rate in entry["pass@k"].items()]
         counts = ", ".join(f"{count} {verdict}" for verdict, count in entry["verdicts"].items() if count)
         lines.print(f"{name}: {', '.join(rates)} of {entry['problems']} problems ({counts}); {_place(report)}")
 

@@ -237,10 +237,15 @@ def evaluate(wrapped: Any, task: Any, seed: int | None, **settings: Any) -> dict
 
 @contextmanager
 def _without_survey(evaluator: Any) -> Iterator[None]:
-    """`simple_evaluate` without its survey of the machine, which starts programs for seven seconds, each time."""
-    survey = evaluator.add_env_info
+    """`simple_evaluate` without its survey of the machine, which starts programs for seven seconds, each time.
+
+    Nor does it ask git for the commit of the folder that it is called in, where git answers on stderr.
+    """
+    usual = {name: getattr(evaluator, name) for name in ("add_env_info", "get_git_commit_hash")}
     evaluator.add_env_info = lambda results: None
+    evaluator.get_git_commit_hash = lambda: None
     try:
         yield
     finally:
-        evaluator.add_env_info = survey
+        for name, function in usual.items():
+            setattr(evaluator, name, function)

@@ -10,7 +10,7 @@ somebody may still want them, and replacing them takes `overwrite`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,17 @@ class Keeper:
         if changed:
             return None, f"{self.folder} was made with another {changed[0]}"
         return lines, ""
+
+    def kept(self, say: Callable[[str], None], anew: str) -> list[dict[str, Any]] | None:
+        """The lines that may be used again; else None, and `say` is told why, and what is done ("answered anew").
+
+        Raises:
+            Mistake: they were made with other settings and may not be replaced.
+        """
+        lines, why_not = self.read()
+        if why_not:
+            say(f"{why_not}: {anew}")
+        return lines
 
     def write(self, lines: list[dict[str, Any]], beside: Mapping[str, Any] | None = None) -> None:
         """Keep `lines`, and `beside` them what further JSON files hold, by their names; all or none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +9,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse import processes, store
@@ -23,6 +19,7 @@ from stillhouse.evaluation.kept import Keeper, out_folder
 from stillhouse.evaluation.measures import Measure, write_measures
 from stillhouse.evaluation.predictions import Evaluated, Prediction, Questions, predict, seeds_that_matter
 from stillhouse.evaluation.sources import rows_of
+from stillhouse.evaluation.terminal import print_rows, speaker, spread
 from stillhouse.model_folders import remark
 from stillhouse.rollout import Engine, Sampling, chosen
 from stillhouse.rollout.author import identify
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from stillhouse.recipe import EvaluateOptions
 
 SCORES = "scores.json"
+_SCORES = ("rougeL", "exact_match")
 _COUNTS = ("empty", "unfinished", "clipped", "cut")
 _CHOSEN = (
     "model", "template", "limit", "max_length", "max_prompt_length", "cut", "bos", "max_new_tokens", "temperature",
@@ -55,7 +53,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         Mistake: a file, a row, the model or an option is wrong, or there are predictions of other settings.
     """
     processes.meet()
-    say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, quiet=not processes.is_first()).print
+    say = speaker(quiet=not processes.is_first())
     out = out_folder(options.model, options.out)
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens,
@@ -107,11 +105,9 @@ class _Answers:
         """The answers to the questions of data set `name`, drawn with `seed`."""
         found = {"model": self.model_hash, "data": questions.hash}
         keeper = Keeper(self.out / name / f"seed{seed}", _chosen(self.options), found, self.options.overwrite)
-        lines, why_not = processes.by_first(keeper.read)
+        lines = processes.by_first(lambda: keeper.kept(self.say, "answered anew"))
         if lines is not None:
             return [Prediction.from_line(line) for line in lines]
-        if why_not:
-            self.say(f"{why_not}: answered anew")
         predictions = self._anew(questions, seed, f"{name}, seed {seed}")
         processes.by_first(lambda: keeper.write([prediction.as_line() for prediction in predictions]))
         return predictions
@@ -181,20 +177,13 @@ def _measures(name: str, evaluated: Evaluated) -> list[Measure]:
 
 
 def print_table(data: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print one line for each data set; without rules, colours and line breaks where nobody watches a terminal."""
-    watched = sys.stdout.isatty()
-    table = Table(box=SIMPLE_HEAD if watched else None, pad_edge=False)
-    table.add_column("data", no_wrap=True)
-    for title in ("rows", "ROUGE-L", "exact match", *_COUNTS):
-        table.add_column(title, justify="right", no_wrap=True)
-    for name, entry in data.items():
-        counts = (str(entry[key]) for key in _COUNTS)
-        table.add_row(name, str(entry["rows"]), _text(entry["rougeL"]), _text(entry["exact_match"]), *counts)
-    Console(width=None if watched else 500).print(table)
-
-
-def _text(spread: Mapping[str, Any]) -> str:
-    return f"{spread['mean']:.2f}" if spread["std"] is None else f"{spread['mean']:.2f} ± {spread['std']:.2f}"
+    """Print one line for each data set."""
+    rows = [
+        [name, str(entry["rows"]), *(spread(entry[score]["mean"], entry[score]["std"]) for score in _SCORES),
+         *(str(entry[key]) for key in _COUNTS)]
+        for name, entry in data.items()
+    ]  # fmt: skip
+    print_rows(("data", "rows", "ROUGE-L", "exact match", *_COUNTS), rows)
 
 
 def _spread(per_seed: Mapping[int, float]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse import store
@@ -27,7 +26,7 @@ from stillhouse.data.tokenizer import leading_ids, load_tokenizer
 from stillhouse.evaluation import harness
 from stillhouse.evaluation.kept import Keeper, out_folder
 from stillhouse.evaluation.measures import Measure, write_measures
-from stillhouse.evaluation.plain_table import print_rows
+from stillhouse.evaluation.terminal import print_rows, speaker
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
 from stillhouse.models import load_config, longest_input
@@ -87,7 +86,7 @@ def evaluate_tasks(options: TasksOptions) -> dict[str, Any]:
     Raises:
         Mistake: lm-eval is missing, a task or its data is, an option is wrong, or there are results of other settings.
     """
-    say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
+    say = speaker()
     out = out_folder(options.model, options.out) / "tasks"
     if said := remark(options.model):
         say(said)
@@ -190,11 +189,9 @@ class _Answers:
         chosen = {key: getattr(options, key) for key in _CHOSEN} | {"num_fewshot": shots}
         found = {"model": self.model_hash, "task": _fingerprint(task, options.limit), "lm-eval": self.version}
         keeper = Keeper(self.out / name, chosen, found, options.overwrite)
-        lines, why_not = keeper.read()
+        lines = keeper.kept(self.say, "evaluated anew")
         if lines is not None:
             return store.read_json(keeper.folder / RESULT), lines
-        if why_not:
-            self.say(f"{why_not}: evaluated anew")
         said = harness.evaluate(
             self.wrapped,
             task,

@@ -17,8 +17,9 @@ class CodeOptions(OfModel):
     """Programming problems to write programs for, and whether those are run."""
 
     data: list[str] = setting("problems of HumanEval's or MBPP's fields: .jsonl, .json, .parquet or a folder of them")
-    out: str | None = setting("the folder of the results, below which code/ is; null: the model's folder/evaluation",
-                              None)  # fmt: skip
+    out: str | None = setting(
+        "the folder whose code/ gets the results; null: evaluation/ in the model's or run's folder", None
+    )
     run_generated_code: bool = setting("run what the model wrote, in a sandbox; command line only", False)
     sandbox: Literal["auto", "namespaces", "bubblewrap", "none"] = setting(
         "what the programs run in; auto: the strictest that works; none, which leaves them free: command line only",
@@ -41,7 +42,7 @@ class CodeOptions(OfModel):
     temperature: float = setting("of sampling; 0 is greedy", 0.0, NOT_NEGATIVE)
     top_p: float = setting("sample from the smallest set of tokens with this mass", 1.0, PROBABILITY)
     batch_size: int = setting("programs written at a time", 32, ONE_OR_MORE)
-    time_limit: float = setting("seconds for a program and its tests, by the clock and of a processor", 10.0,
+    time_limit: float = setting("seconds for a program and its tests: of the clock, and of processor time", 10.0,
                                 Bounds(above=0))  # fmt: skip
     memory_limit: int = setting("MiB of address space for a program", 1024, Bounds(low=128))
     workers: int | None = setting("programs run at a time; null: one for each processor", None, ONE_OR_MORE)

@@ -39,9 +39,9 @@ class Source:
 class DataSets(Section):
     """Rows with responses, by files or by the names that the papers' data sets have."""
 
-    data: list[str] = setting(f"files of rows; or names: {', '.join((*SETS, *GROUPS))}")
+    data: list[str] = setting(f"files of rows; or sets: {', '.join(SETS)}; or groups of them: {', '.join(GROUPS)}")
     data_folder: str = setting("where the folders of named data sets are; the Hub has what is not there", "data")
-    limit: int | None = setting("use the first so many rows", None, ONE_OR_MORE)
+    limit: int | None = setting("use the first so many rows of each", None, ONE_OR_MORE)
 
     def validate(self) -> None:
         super().validate()

@@ -30,7 +30,7 @@ Running = Literal["batches", "continuous"]
 class OfModel(Section):
     """What everything that is asked of a model has in common."""
 
-    model: str = setting("a model folder or a name on the Hub")
+    model: str = setting("a model's folder, a run's (its best checkpoint) or a name on the Hub")
     dtype: Dtype = setting("what the weights are kept in; auto: as they were saved", "auto")
     trust_remote_code: bool = setting("run Python code from the model's folder; command line only", False)
     overwrite: bool = setting("replace results that are there already", False)
@@ -69,10 +69,12 @@ class EvaluateOptions(DataSets, Answering):
     """Rows to answer and score."""
 
     protocol: Literal["plain", "dskd"] = setting(
-        "dskd: no 6-gram twice and prompts cut at their end, as the papers sample", "plain"
+        "dskd: as the papers sample, no 6-gram twice and prompts cut at their end; plain: as the options say", "plain"
     )
-    cut: Literal["marker", "end"] = setting("a long prompt loses text before its marker, or its end", "marker")
-    out: str | None = setting("the folder of the scores; null: the model's folder/evaluation", None)
+    cut: Literal["marker", "end"] = setting(
+        "a long prompt loses text before its marker (### Response:), or its end", "marker"
+    )
+    out: str | None = setting("the folder of the scores; null: evaluation/ in the model's or run's folder", None)
     seeds: list[int] = setting("answer once per seed; mean and deviation are over them", [10, 20, 30, 40, 50],
                                NOT_NEGATIVE)  # fmt: skip
 
@@ -80,6 +82,8 @@ class EvaluateOptions(DataSets, Answering):
         super().validate()
         check_seeds(self, self.seeds)
         if self.protocol == "dskd":
+            if self.server is not None:
+                raise Mistake("protocol", "dskd bars n-grams, which a server does not", "write plain, or remove server")
             self._settle({"temperature": (1.0,), "top_p": (1.0,), "no_repeat_ngram_size": (0, 6)})
             object.__setattr__(self, "no_repeat_ngram_size", 6)
             object.__setattr__(self, "cut", "end")
@@ -95,14 +99,18 @@ class EvaluateOptions(DataSets, Answering):
 class AgreementOptions(DataSets, OfModel):
     """A student, its teacher, and responses that both predict."""
 
-    teacher: str = setting("the model that it is compared with: a folder or a name on the Hub")
-    out: str | None = setting("the folder of the results; null: the model's folder/evaluation", None)
+    teacher: str = setting("the model that it is compared with: a folder, a run's or a name on the Hub")
+    out: str | None = setting(
+        "the folder whose agreement/ gets the results; null: evaluation/ in the model's or run's folder", None
+    )
     teacher_dtype: Dtype = setting("what the teacher's weights are kept in", "auto")
     template: Template = setting("how a row becomes a prompt", "alpaca")
     teacher_template: Template | None = setting("how it becomes the teacher's; null: the same", None)
     max_length: int = setting("tokens of prompt and response", 512, Bounds(low=2))
     max_prompt_length: int = setting("tokens of the prompt", 256, ONE_OR_MORE)
-    cut: Literal["marker", "end"] = setting("a long prompt loses text before its marker, or its end", "marker")
+    cut: Literal["marker", "end"] = setting(
+        "a long prompt loses text before its marker (### Response:), or its end", "marker"
+    )
     bos: bool | None = setting("begin with the student's BOS token; null: as its tokenizer does", None)
     temperature: float = setting("of the divergences; all else is at 1", 1.0, Bounds(above=0))
     top_k: int = setting("how many likeliest tokens of either are compared", 5, ONE_OR_MORE)
@@ -138,7 +146,9 @@ class TasksOptions(OfModel):
     data: str | None = setting(
         "rows of the one task that is named, instead of the Hub's: .jsonl, .json, .parquet", None
     )
-    out: str | None = setting("the folder of the scores; null: the model's folder/evaluation", None)
+    out: str | None = setting(
+        "the folder whose tasks/ gets the results; null: evaluation/ in the model's or run's folder", None
+    )
     num_fewshot: int | None = setting("examples before each question; null: as the task has it", None, NOT_NEGATIVE)
     limit: int | None = setting("use the first so many documents of each task", None, ONE_OR_MORE)
     batch_size: int = setting("requests answered at a time", 8, ONE_OR_MORE)
@@ -177,7 +187,9 @@ class JudgeOptions(OfModel):
     judge: str = setting("the address of an OpenAI-compatible server: http://127.0.0.1:8000/v1")
     judge_model: str = setting("the judge, as its server calls it: gpt-4")
     key_variable: str = setting("the environment variable that holds the server's key", "OPENAI_API_KEY")
-    out: str | None = setting("the folder of the scores; null: the model's folder/evaluation", None)
+    out: str | None = setting(
+        "the folder whose judge/ gets the results; null: evaluation/ in the model's or run's folder", None
+    )
     seeds: list[int] = setting("answer once per seed; mean and deviation are over them", [10], NOT_NEGATIVE)
     template: Template = setting("how a question becomes a prompt", "alpaca")
     limit: int | None = setting("use the first so many questions", None, ONE_OR_MORE)

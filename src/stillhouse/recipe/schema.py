@@ -39,14 +39,16 @@ class Student(_Model):
 
     section: ClassVar[str] = "student"
 
-    model: str = setting("a model folder or a name on the Hub")
+    model: str = setting("a model's folder, a run's (its best checkpoint) or a name on the Hub")
     tokenizer: str | None = setting("its tokenizer, where that is not in the model's folder", None)
     from_scratch: bool = setting("random weights, shaped by the config.json of `model`", False)
     config: dict = setting("changes to that config.json; only with from_scratch", {})
     lora: dict | None = setting(
         "an adapter is trained: peft.LoraConfig's own names; {}: r=256, lora_alpha=8, lora_dropout=0.1", None
     )
-    quantize: Literal["4bit", "8bit"] | None = setting("keep the weights below an adapter in so few bits", None)
+    quantize: Literal["4bit", "8bit"] | None = setting(
+        "keep the weights below an adapter in fewer bits: 4bit or 8bit", None
+    )
     frozen: bool = setting("it stays as it is; the method's projectors alone are trained", False)
     dropout: float | None = setting(
         "the rate of all its dropout, an adapter's apart; null: the model's own", None, Bounds(low=0, below=1)
@@ -80,7 +82,7 @@ class Teacher(_Model):
 
     section: ClassVar[str] = "teacher"
 
-    model: str = setting("a model folder or a name on the Hub")
+    model: str = setting("a model's folder, a run's (its best checkpoint) or a name on the Hub")
     tokenizer: str | None = setting("its tokenizer, where that is not in the model's folder", None)
     template: Template | None = setting("how a row becomes its prompt; null: as data.template says", None)
     dtype: Dtype = setting("what its weights are kept in; auto: as they were saved", "auto")
@@ -108,12 +110,14 @@ class Data(Section):
     max_prompt_length: int = setting("tokens of the prompt", 256, ONE_OR_MORE)
     limit: int | None = setting("use the first so many training rows", None, ONE_OR_MORE)
     eval_limit: int | None = setting("use the first so many rows of `eval`", None, ONE_OR_MORE)
-    cut: Literal["marker", "end"] = setting("a long prompt loses text before its marker, or its end (parity)", "marker")
+    cut: Literal["marker", "end"] = setting(
+        "a long prompt loses text before its marker (### Response:), or, as in the papers' code, its end", "marker"
+    )
     bos: bool | None = setting("begin with the BOS token; null: as the tokenizer does", None)
     scored: Literal["response", "all"] = setting(
         "the tokens that are learnt; all: prompts too, as TAID does", "response"
     )
-    pad_to_max_length: bool = setting("pad every batch to max_length (parity; slower)", False)
+    pad_to_max_length: bool = setting("pad every batch to max_length, as the papers' code does; slower", False)
     packing: bool = setting("lay the examples of a batch end to end in one row, without padding", False)
     max_batch_tokens: int | None = setting(
         "fill micro-batches up to so many tokens, padding included", None, ONE_OR_MORE

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from stillhouse.adapters import bare
 from stillhouse.models import longest_input
-from stillhouse.rollout.decoding import write
+from stillhouse.rollout.decoding import Writing, divisible, padded
 from stillhouse.rollout.drawing import Beside, Drawing
 from stillhouse.rollout.engine import Asked, Drawn, Manner
 
@@ -43,21 +41,35 @@ class Batches:
 
     def write(self, asked: Sequence[Asked], manner: Manner) -> Generator[tuple[int, Drawn]]:
         """The longest prompts first."""
-        model = bare(self.model)  # its adapters are in place; peft's own `generate` changes the model's defaults
+        model: Any = bare(self.model)  # its adapters are in place; peft's own `generate` changes the model's defaults
         settings = _settings(model, manner)
-        lengths, budgets = [len(one.prompt) for one in asked], [one.budget for one in asked]
+        longest = max((len(one.prompt) + one.budget for one in asked), default=0)
         with undisturbed(model):
-            for batch in plan_batches(lengths, budgets, self.batch_size):
-                input_ids, mask = _padded([asked[place].prompt for place in batch], settings["pad_token_id"])
-                reader = None if self.beside is None else Beside(self.beside, mask)
-                drawing = Drawing(manner.sampling, [asked[place].seed for place in batch], reader, self.share)
-                budget = budgets[batch[0]]
-                written = write(
-                    model, input_ids, mask, budget=budget, settings=settings, stop_ids=manner.stop, drawing=drawing
-                )
-                notes = zip(*(note.tolist() for note in drawing.notes()), strict=True)
-                for place, ids, noted in zip(batch, written, notes, strict=True):
-                    yield place, Drawn(ids, *noted)
+            if self.beside is not None or not divisible(model, longest):
+                yield from self._batch_by_batch(model, asked, manner, settings)
+                return
+            writing = Writing(model, asked, manner, barred(model, manner.known), settings["pad_token_id"])
+            order = sorted(range(len(asked)), key=lambda place: -len(asked[place].prompt))
+            for place in writing.run(order, self.batch_size):
+                yield place, Drawn(writing.written[place], *writing.drawing.notes(place))
+
+    def _batch_by_batch(
+        self, model: Any, asked: Sequence[Asked], manner: Manner, settings: dict[str, Any]
+    ) -> Generator[tuple[int, Drawn]]:
+        """For models whose memory cannot be divided by rows, and where a second one reads along."""
+        lengths, budgets = [len(one.prompt) for one in asked], [one.budget for one in asked]
+        for batch in plan_batches(lengths, budgets, self.batch_size):
+            input_ids, mask = padded([asked[place].prompt for place in batch], settings["pad_token_id"])
+            reader = None if self.beside is None else Beside(self.beside, mask)
+            drawing = Drawing(manner.sampling, [asked[place].seed for place in batch], reader, self.share)
+            written = model.generate(
+                input_ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=GenerationConfig(max_new_tokens=budgets[batch[0]], **settings),
+                logits_processor=LogitsProcessorList([drawing]),
+            )[:, input_ids.shape[1] :]
+            for row, (place, ids) in enumerate(zip(batch, written.tolist(), strict=True)):
+                yield place, Drawn(ids, *drawing.notes(row))
 
 
 def plan_batches(lengths: Sequence[int], budgets: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -118,14 +130,3 @@ def undisturbed(model: PreTrainedModel) -> Iterator[None]:
         # One by one: a part may have been in evaluation mode while the rest was in training.
         for module in training:
             module.training = True
-
-
-def _padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """`prompts` padded on the left, and their mask, by length, since the padding is also a real token: [B, P]."""
-    longest = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), longest), int(pad))
-    mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    return input_ids, mask

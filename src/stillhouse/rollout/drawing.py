@@ -59,6 +59,9 @@ class Choosing:
             theirs: gives a second model's logits [B, V], whose probabilities have the share `share`.
         """
         temperature = 1.0 if self.sampling.greedy else self.sampling.temperature
+        if self.sampling.greedy and theirs is None:
+            highest, token = scores.float().max(-1)
+            return token, highest - scores.float().logsumexp(-1), torch.ones_like(highest)
         logs = torch.log_softmax(scores.float() / temperature, -1)  # [B, V], what is noted: of all tokens
         own = self._cut(_NO_IDS, scores.float()).softmax(-1)  # [B, V], what is drawn from: perhaps of some  # pyright: ignore[reportArgumentType]
         drawn_from = own
@@ -103,30 +106,31 @@ class Drawing(LogitsProcessor):
     ) -> None:
         self.choosing, self.beside, self.share = Choosing(sampling), beside, share
         self._streams = [np.random.default_rng(seed) for seed in seeds]
-        self._rows = torch.arange(len(seeds))
-        self._noted: list[tuple[Tensor, Tensor, Tensor]] = []  # of every step: rows, their log q, their importance
+        self.places = list(range(len(seeds)))  # of the rows of the coming step, among all
+        self._noted: list[tuple[list[int], Tensor, Tensor]] = []  # of steps: rows, their log q, their importance
+        self._notes: list[tuple[list[float], list[float]]] = [([], []) for _ in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """One token for every row: `scores` [B, V] with -inf everywhere else."""
+        return only(self.draw(input_ids, scores), scores)
+
+    def draw(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The token of every row [B], which has read `input_ids` [B, T], by its logits [B, V]."""
         beside = self.beside
         theirs = None if beside is None else lambda: beside(input_ids, scores)
-        token, log_probability, importance = self.choosing.choose(scores, self._streams, theirs, self.share)
-        self._noted.append((self._rows, log_probability, importance))
-        return only(token, scores)
+        streams = [self._streams[place] for place in self.places]
+        token, log_probability, importance = self.choosing.choose(scores, streams, theirs, self.share)
+        self._noted.append((self.places, log_probability, importance))
+        return token
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these of the rows, by their places among those that there are."""
-        places = rows.tolist()
-        self._streams = [self._streams[place] for place in places]
-        self._rows = self._rows[places]
-
-    def notes(self) -> tuple[Tensor, Tensor]:
-        """log q of every token drawn, and the importance of each: [B, steps]; meaningless behind a row's end."""
-        every = len(self._noted[0][0]) if self._noted else 0
-        logs, importance = (torch.zeros(every, len(self._noted)) for _ in range(2))
-        for step, (rows, log, worth) in enumerate(self._noted):
-            logs[rows, step], importance[rows, step] = log.cpu(), worth.cpu()
-        return logs, importance
+    def notes(self, place: int) -> tuple[list[float], list[float]]:
+        """log q of every token that one row has drawn, and its importance; meaningless behind the row's end."""
+        for places, logs, importances in self._noted:  # at last: to look at a step at once would wait for the device
+            for row, log, importance in zip(places, logs.tolist(), importances.tolist(), strict=True):
+                self._notes[row][0].append(log)
+                self._notes[row][1].append(importance)
+        self._noted.clear()
+        return self._notes[place]
 
 
 class Beside:

@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from stillhouse import store
 from stillhouse.evaluation.agreement.figures import Line, entry_of, measures_of
 from stillhouse.evaluation.agreement.held_out import HeldOut
@@ -19,6 +17,7 @@ from stillhouse.evaluation.agreement.rows import Reader
 from stillhouse.evaluation.agreement.table import print_table
 from stillhouse.evaluation.kept import Keeper, out_folder
 from stillhouse.evaluation.measures import write_measures
+from stillhouse.evaluation.terminal import speaker
 from stillhouse.head import probe
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
@@ -49,7 +48,7 @@ def agreement(options: AgreementOptions) -> tuple[Path, dict[str, Any]]:
         Mistake: a file, a row, a model or an option is wrong, predictions are not finite, nothing corresponds, or
             there are results of other settings.
     """
-    say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
+    say = speaker()
     out = out_folder(options.model, options.out) / "agreement"
     pair = Pair.of(options)
     for line in (remark(options.model), remark(options.teacher), *pair.remarks):
@@ -109,11 +108,9 @@ class _Measuring:
         """The lines of data set `name`."""
         chosen = {key: getattr(self.options, key) for key in _CHOSEN}
         keeper = Keeper(self.out / name, chosen, {**self.found, "data": held.hash}, self.options.overwrite)
-        lines, why_not = keeper.read()
+        lines = keeper.kept(self.say, "measured anew")
         if lines is not None:
             return lines
-        if why_not:
-            self.say(f"{why_not}: measured anew")
         for line in held.said:
             self.say(line)
         options = self.options

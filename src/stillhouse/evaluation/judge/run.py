@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse import store
@@ -30,7 +29,7 @@ from stillhouse.evaluation.judge.log import Judgement, Log, key_of
 from stillhouse.evaluation.judge.prompts import judging
 from stillhouse.evaluation.kept import Keeper, out_folder
 from stillhouse.evaluation.measures import Measure, write_measures
-from stillhouse.evaluation.plain_table import print_rows
+from stillhouse.evaluation.terminal import print_rows, speaker, spread
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
 from stillhouse.models import load_config, longest_input
@@ -68,7 +67,7 @@ def evaluate_by_judge(options: JudgeOptions) -> dict[str, Any]:
         Mistake: a file, the model, an option or the key is wrong, the judge refuses or does not answer, or there are
             answers of other settings.
     """
-    say = Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print
+    say = speaker()
     out = out_folder(options.model, options.out) / "judge"
     server = _server(options)
     log = Log.read(out / JUDGEMENTS)
@@ -144,11 +143,9 @@ class _Student:
         asked = [(question.id, question.category, question.turns) for question in self.questions]
         found = {"model": self.model_hash, "data": of_bytes(dumps(asked)).xxh3}
         keeper = Keeper(self.out / f"seed{seed}", chosen, found, self.options.overwrite)
-        lines, why_not = keeper.read()
+        lines = keeper.kept(self.say, "answered anew")
         if lines is not None:
             return [Answers.from_line(line) for line in lines]
-        if why_not:
-            self.say(f"{why_not}: answered anew")
         answers = answer(self.model, self.tokenizer, self.questions, self.asking, seed)
         keeper.write([one.as_line() for one in answers])
         return answers
@@ -265,7 +262,5 @@ def _print(report: Mapping[str, Any]) -> None:
     print_rows(("category", "turn 1", "turn 2", "both"), rows)
 
 
-def _text(spread: Mapping[str, float | None]) -> str:
-    if spread["mean"] is None:
-        return "no rating"
-    return f"{spread['mean']:.2f}" if spread["std"] is None else f"{spread['mean']:.2f} ± {spread['std']:.2f}"
+def _text(means: Mapping[str, float | None]) -> str:
+    return "no rating" if means["mean"] is None else spread(means["mean"], means["std"])

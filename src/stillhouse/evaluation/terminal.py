@@ -1,13 +1,18 @@
-"""A table of texts in the terminal, without rules, colours and line breaks where nobody watches it."""
+"""What evaluations say: remarks on stderr, tables on stdout, without rules, colours and breaks where nobody watches."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+
+def speaker(*, quiet: bool = False) -> Callable[[str], None]:
+    """What prints a remark as it is."""
+    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False, quiet=quiet).print
 
 
 def print_rows(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -19,3 +24,8 @@ def print_rows(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=None if watched else 500, markup=False).print(table)
+
+
+def spread(mean: float, std: float | None) -> str:
+    """A mean with its deviation, where there is one."""
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
