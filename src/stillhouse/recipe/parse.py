@@ -151,6 +151,9 @@ def _leaves(schema: type[Section]) -> Iterator[tuple[str, Any]]:
 
 def _override(schema: type[Section], located: Located, key: str, value: Any) -> None:
     annotation, place = annotation_at(schema, key), f"--{key}"
+    if key == "method" and value == "null":  # as no recipe of it had been given
+        located.forget(key)
+        return
     section = section_in(annotation) is not None or dict in (annotation, *get_args(annotation))
     if key in NAMED and not (key != "method" and value == "null"):
         key, section = name_key(key), False
@@ -175,6 +178,8 @@ def _refuse_code_from_files(located: Located) -> None:
             continue
         if key.endswith(("trust_remote_code", "run_generated_code")) and value not in (False, None):
             raise Mistake(key, "a file cannot allow this", f"give --{key}=true on the command line")
+        if key == "launcher" and value is not None:  # any program
+            raise Mistake(key, "a file cannot name a program to run", "give --launcher on the command line")
         if key == "sandbox" and str(value).lower() in ("none", "null"):
             raise Mistake(key, "a file cannot allow this", "give --sandbox=none on the command line")
 

@@ -6,10 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from stillhouse.catalogue import NAMED, name_key
 from stillhouse.mistakes import Mistake, unknown_name
 from stillhouse.recipe.schema import NOT_NEGATIVE, ONE_OR_MORE, check_seeds
 from stillhouse.recipe.section import Bounds, Section, setting, shown
 
+# What the suite itself says to each command.
+_OF_A_RECIPE, _OF_AN_EVALUATION = ("seed", "output", "name", "overwrite"), ("model", "out", "overwrite")
 KINDS = ("instruct", "tasks", "code", "judge", "agreement")
 _OWN = ("name", "model", "recipe", "reference")
 # Sections whose keys are changed one by one; below any other key a dictionary is a value.
@@ -51,10 +54,12 @@ class SuiteOptions(Section):
     seeds: list[int] = setting("every row is trained once per seed", [10], NOT_NEGATIVE)
     set: dict = setting("keys of all rows' recipes; a row's own go before, and sft takes none of a teacher's", {})
     columns: list[str] = setting("show measures with these ends of their names, and the mean of each; []: all", [])
-    baseline: str | None = setting("the row that others are tested against; null: the first that is trained", None)
+    baseline: str | None = setting("the row that others are tested against; null: the first that is no reference", None)
     resamples: int = setting("of the paired bootstrap", 10_000, Bounds(low=100))
     output: str = setting("the folder that everything goes into", "outputs/suite")
-    launcher: str | None = setting("starts a training: 'torchrun --nproc_per_node=4'; null: one process", None)
+    launcher: str | None = setting(
+        "starts a training: 'torchrun --nproc_per_node=4'; null: one process; command line only", None
+    )
     workers: int = setting("commands that run at a time", 1, ONE_OR_MORE)
     plan: bool = setting("print the commands, and run nothing", False)
     run_generated_code: bool = setting("let evaluate code run what models wrote; command line only", False)
@@ -68,8 +73,10 @@ class SuiteOptions(Section):
                 raise unknown_name("evaluate", "kind of evaluation", str(kind), KINDS)
             if not isinstance(options, dict):
                 raise Mistake(f"evaluate.{kind}", f"is a section of keys, got {shown(options)}")
+            _refuse_own(f"evaluate.{kind}", options, _OF_AN_EVALUATION)
         if not self.evaluate:
             raise Mistake("evaluate", "names no kind", "write evaluate: {instruct: {data: [rows.jsonl]}}")
+        _refuse_own("set", self.set, _OF_A_RECIPE)
         names = [row.name for row in self.lines]
         if self.baseline is not None and self.baseline not in names:
             raise unknown_name("baseline", "row", self.baseline, names)
@@ -105,11 +112,19 @@ class SuiteOptions(Section):
                 wrong = f"is a model that is scored as it is, but sets {extra[0]}" if extra else "is no model's name"
                 raise Mistake(f"{where}.model", wrong, "give model alone, or recipe and keys")
             changes = {}
+        _refuse_own(where, {key: value for key, value in changes.items() if key != "name"}, _OF_A_RECIPE)
         recipe = None if model is not None else written.get("recipe", self.recipe)
         if model is None and not isinstance(recipe, str):
             raise Mistake(where, f"'{name}' has neither a recipe nor a model", "write recipe: a .yaml file")
         slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")
         return SuiteRow(name, slug, model, recipe, changes, reference)
+
+
+def _refuse_own(where: str, keys: dict[str, Any], own: tuple[str, ...]) -> None:
+    for key in own:
+        if key in keys:
+            mend = {"seed": "write seeds: [10]", "output": "write output beside rows"}.get(key, "remove it")
+            raise Mistake(f"{where}.{key}", "is the suite's to say", mend)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -119,6 +134,8 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         dotted = f"{prefix}{key}"
         if dotted in _SECTIONS and isinstance(value, dict) and value:
             leaves |= flat(value, f"{dotted}.")
+        elif dotted in NAMED and isinstance(value, str):  # method: todi
+            leaves[name_key(dotted)] = value
         else:
             leaves[dotted] = value
     return leaves

@@ -91,7 +91,9 @@ def markdown_text(text: str) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "≥": r"$\geq$", "<": r"$<$", ">": r"$>$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "|": r"\textbar{}",
+    "*": r"$^{*}$", "[": "{[}",  # which a line's end before them would take for arguments of its own
+    "≥": r"$\geq$", "<": r"$<$", ">": r"$>$",
 }  # fmt: skip
 
 
@@ -103,7 +105,7 @@ def latex_text(text: str) -> str:
 def csv_text(text: str) -> str:
     """`text` as a cell that no spreadsheet takes for a formula."""
     line = visible(text)
-    return f"'{line}" if line.startswith(_FORMULA) and not _is_number(line) else line
+    return f"'{line}" if line.startswith(_FORMULA) and line != "-" and not _is_number(line) else line
 
 
 def _is_number(text: str) -> bool:

@@ -17,8 +17,8 @@ from stillhouse.evaluation.measures import MEASURES
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe.suite import SuiteOptions, SuiteRow
 from stillhouse.report.tables import Table
-from stillhouse.suite.plan import Line
-from stillhouse.suite.significance import Difference, compare
+from stillhouse.suite.jobs import Line
+from stillhouse.suite.significance import Difference, Resampled, difference
 
 LEVEL = 0.05
 SECONDS = "training, s"
@@ -49,7 +49,10 @@ class Found:
             for scoring in scorings:
                 for file in sorted(scoring.out.rglob(MEASURES)):
                     for measure in read_measures(file.parent):
-                        measures.setdefault(measure.name, {})[seed] = measure
+                        if seed in measures.setdefault(measure.name, {}):
+                            wrong = f"two kinds of evaluation give '{measure.name}'"
+                            raise Mistake(line.row.name, wrong, "write a suite for each")
+                        measures[measure.name][seed] = measure
         runs = [_costs(training.folder) for training in line.trainings.values()]
         costs = {name: fmean(run[name] for run in runs) for name in COSTS if runs and all(name in run for run in runs)}
         return cls(line.row, measures, costs, any("resumed" in run for run in runs))
@@ -103,23 +106,13 @@ class Column:
             return mean, None
         return mean, stdev(fmean(together) for together in zip(*values, strict=True))
 
-    def difference(self, ours: Found, theirs: Found, resamples: int) -> Difference | None:
-        """Of two rows, tested; None where one lacks a part."""
-        if any(part not in found.measures for part in self.parts for found in (ours, theirs)):
-            return None
-        pairs = [(ours.items(part), theirs.items(part)) for part in self.parts]
-        for part, (one, other) in zip(self.parts, pairs, strict=True):
-            if len(one) != len(other):
-                wrong = f"has {len(one)} items of {part}, and {theirs.row.name} {len(other)}"
-                raise Mistake(ours.row.name, wrong, "score both on the same data")
-        return compare(pairs, resamples)
-
 
 class Comparison:
     """Everything that the files of a suite are made of."""
 
     def __init__(self, options: SuiteOptions, found: Sequence[Found]) -> None:
         self.options, self.found = options, list(found)
+        self._drawn: dict[tuple[str, str], Resampled] = {}  # by row and measure
 
     @cached_property
     def columns(self) -> list[Column]:
@@ -128,8 +121,7 @@ class Comparison:
         Raises:
             Mistake: an end of names that no measure has.
         """
-        ways = {name: next(iter(by_seed.values())) for row in self.found for name, by_seed in row.measures.items()}
-        alone = {name: Column(name, (name,), measure.higher_is_better) for name, measure in ways.items()}
+        alone = {name: Column(name, (name,), measure.higher_is_better) for name, measure in self._ways.items()}
         if not self.options.columns:
             return list(alone.values())
         chosen: list[Column] = []
@@ -138,7 +130,7 @@ class Comparison:
             if not group:
                 raise Mistake("columns", f"no measure ends with '{end}'", f"there are {', '.join(alone)}")
             chosen += group
-            if len(group) > 1:
+            if len(group) > 1 and len({column.higher_is_better for column in group}) == 1:
                 chosen.append(Column(f"mean {end}", tuple(column.title for column in group), group[0].higher_is_better))
         return chosen
 
@@ -156,6 +148,33 @@ class Comparison:
         titles = ("", *(column.title for column in self.columns), *costs)
         return Table(self._caption(), titles, rows, strong=self._best())
 
+    def difference(self, column: Column, ours: Found, theirs: Found) -> Difference | None:
+        """Of two rows in a column, tested; None where one lacks a part.
+
+        Raises:
+            Mistake: they were scored on unlike numbers of items.
+        """
+        if any(part not in found.measures for part in column.parts for found in (ours, theirs)):
+            return None
+        pairs = [(self._resampled(ours, part), self._resampled(theirs, part)) for part in column.parts]
+        for part, (one, other) in zip(column.parts, pairs, strict=True):
+            if len(one.items) != len(other.items):
+                wrong = f"has {len(one.items)} items of {part}, and {theirs.row.name} {len(other.items)}"
+                raise Mistake(ours.row.name, wrong, "score both on the same data")
+        return difference(pairs)
+
+    def _resampled(self, row: Found, name: str) -> Resampled:
+        """Every measure has draws of its own, which are the same for all rows."""
+        key = row.row.name, name
+        if key not in self._drawn:
+            self._drawn[key] = Resampled.of(row.items(name), self.options.resamples, list(self._ways).index(name))
+        return self._drawn[key]
+
+    @cached_property
+    def _ways(self) -> dict[str, Measure]:
+        """Each measure that a row has, as one of them has it."""
+        return {name: next(iter(by_seed.values())) for row in self.found for name, by_seed in row.measures.items()}
+
     def _cells(self, row: Found) -> list[str]:
         cells = []
         for column in self.columns:
@@ -171,8 +190,8 @@ class Comparison:
     def _differs(self, row: Found, column: Column) -> bool:
         if self.baseline is None or row is self.baseline or row.row.reference:
             return False
-        difference = column.difference(row, self.baseline, self.options.resamples)
-        return difference is not None and difference.p < LEVEL
+        found = self.difference(column, row, self.baseline)
+        return found is not None and found.p < LEVEL
 
     def _costs(self, row: Found, names: Sequence[str]) -> list[str]:
         found = {name: format(row.costs[name], COSTS[name]) if name in row.costs else "-" for name in names}
@@ -193,7 +212,11 @@ class Comparison:
 
     def _caption(self) -> str:
         several = len(self.options.seeds) > 1
-        over = "training seeds" if several else "sampling seeds"
+        over = "sampling seeds"
+        if several and any(len(by_seed) == 1 for row in self.found for by_seed in row.measures.values()):
+            over = "training seeds (sampling seeds of what is not trained here)"
+        elif several:
+            over = "training seeds"
         said = [f"{self.options.title}. Mean ± standard deviation over {over}; the best in bold."]
         if self.baseline is not None and len(self.found) > 1:
             said.append(f"* differs from {self.baseline.row.name} (paired bootstrap over items, p < {LEVEL}).")

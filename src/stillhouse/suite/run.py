@@ -16,7 +16,8 @@ from stillhouse.report.markup import Markup, tag
 from stillhouse.report.page import page, paragraphs
 from stillhouse.report.tables import Table, csv_text
 from stillhouse.suite.carry_out import carry_out
-from stillhouse.suite.plan import MADE, Job, Line, Scoring, plan
+from stillhouse.suite.jobs import Line
+from stillhouse.suite.plan import plan
 
 if TYPE_CHECKING:
     from stillhouse.suite.columns import Comparison
@@ -31,19 +32,14 @@ def suite(options: SuiteOptions) -> Path | None:
         Mistake: a row or an option is wrong, or a command failed.
     """
     lines = plan(options)
-    trainings: list[Job] = [training for line in lines for training in line.trainings.values()]
-    scorings: list[Job] = [scoring for line in lines for every in line.scorings.values() for scoring in every]
+    jobs = [*(training for line in lines for training in line.trainings.values()),
+            *(scoring for line in lines for every in line.scorings.values() for scoring in every)]  # fmt: skip
     if options.plan:
-        for job in (*trainings, *scorings):
+        for job in jobs:
             print(f"# {job.title}{' (done)' if job.done else ''}\n{job}")
         return None
-    carry_out([*trainings, *scorings], options.workers, print, _stamp)
+    carry_out(jobs, options.workers, print)
     return write(options, lines)
-
-
-def _stamp(job: Job) -> None:
-    if isinstance(job, Scoring):
-        store.write_json(job.out / MADE, job.stamp)
 
 
 def write(options: SuiteOptions, lines: Sequence[Line]) -> Path:
@@ -55,27 +51,34 @@ def write(options: SuiteOptions, lines: Sequence[Line]) -> Path:
     table = comparison.table
     for line in lines:
         for training in line.trainings.values():
-            assert training.recipe is not None
             name = f"{line.row.slug}-seed{training.recipe.seed}.yaml"
-            store.write_text(out / "recipes" / name, dump(training.recipe.as_dict()))
-    store.write_text(out / "table.md", table.markdown())
-    store.write_text(out / "table.csv", table.csv())
-    store.write_text(out / "table.tex", table.latex())
-    store.write_text(out / "table.html", page(options.title, _blocks(table, lines)))
-    store.write_text(out / "scores.csv", _scores(comparison))
-    store.write_text(out / "significance.csv", _significance(comparison))
+            _keep(out / "recipes" / name, dump(training.recipe.as_dict()))
+    _keep(out / "table.md", table.markdown())
+    _keep(out / "table.csv", table.csv())
+    _keep(out / "table.tex", table.latex())
+    _keep(out / "table.html", page(options.title, _blocks(table, lines)))
+    _keep(out / "scores.csv", _scores(comparison))
+    _keep(out / "significance.csv", _significance(comparison))
     print(table.markdown())
     print(f"{out}/table.md, .csv, .tex, .html, every score in scores.csv, every pair of rows in significance.csv")
     return out
 
 
+def _keep(path: Path, text: str) -> None:
+    """Write `text`, unless the file has it already."""
+    try:
+        if store.read_text(path) == text:
+            return
+    except (store.Corrupt, store.Absent):
+        pass
+    store.write_text(path, text)
+
+
 def _blocks(table: Table, lines: Sequence[Line]) -> list[Markup]:
     blocks = [table.html(), paragraphs("Every row with the commands that made it, and its recipe with all defaults.")]
     for line in lines:
-        jobs = [*line.trainings.values(), *(scoring for every in line.scorings.values() for scoring in every)]
-        commands = tag("pre", "\n\n".join(map(str, jobs)))
-        recipes = [tag("pre", dump(training.recipe.as_dict())) for training in list(line.trainings.values())[:1]
-                   if training.recipe is not None]  # fmt: skip
+        commands = tag("pre", "\n\n".join(map(str, line.jobs)))
+        recipes = [tag("pre", dump(training.recipe.as_dict())) for training in list(line.trainings.values())[:1]]
         blocks.append(tag("details", tag("summary", line.row.name), commands, *recipes))
     return blocks
 
@@ -97,7 +100,7 @@ def _significance(comparison: Comparison) -> str:
     lines = []
     for ours, theirs in combinations(comparison.found, 2):
         for column in comparison.columns:
-            found = column.difference(ours, theirs, comparison.options.resamples)
+            found = comparison.difference(column, ours, theirs)
             if found is not None:
                 names = (csv_text(ours.row.name), csv_text(theirs.row.name), csv_text(column.title))
                 lines.append((*names, found.mean, found.low, found.high, found.p))

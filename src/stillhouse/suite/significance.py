@@ -30,21 +30,34 @@ class Difference:
     p: float
 
 
-def resampled(ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
-    """Mean differences between items [n] of two models, over `resamples` draws of n items: [resamples].
+@dataclass(frozen=True)
+class Resampled:
+    """A model's numbers for the items of a data set, and their means over draws that are the same for every model.
 
-    Raises:
-        ValueError: they are not of the same items.
+    Attributes:
+        items: [n].
+        means: [resamples], each over n items that were drawn with replacement.
     """
-    if ours.shape != theirs.shape or not len(ours):
-        raise ValueError(f"models are compared on the same items, got {len(ours)} and {len(theirs)}")
-    difference, generator = np.asarray(ours - theirs, np.float64), np.random.default_rng(seed)
-    step = max(1, CHUNK // len(difference))
-    parts = [
-        difference[generator.integers(len(difference), size=(min(step, resamples - start), len(difference)))].mean(1)
-        for start in range(0, resamples, step)
-    ]
-    return np.concatenate(parts)
+
+    items: np.ndarray
+    means: np.ndarray
+
+    @classmethod
+    def of(cls, items: np.ndarray, resamples: int, seed: int) -> Resampled:
+        """`items` under the draws of `seed`.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not len(items):
+            raise ValueError("models are compared on the same items, got 0")
+        values, generator = np.asarray(items, np.float64), np.random.default_rng(seed)
+        step = max(1, CHUNK // len(values))
+        parts = [
+            values[generator.integers(len(values), size=(min(step, resamples - start), len(values)))].mean(1)
+            for start in range(0, resamples, step)
+        ]
+        return cls(values, np.concatenate(parts))
 
 
 def compare(pairs: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int, seed: int = 0) -> Difference:
@@ -54,10 +67,30 @@ def compare(pairs: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int, seed
         pairs: of each data set, both models' numbers for its items.
         resamples: draws.
         seed: of the draws; the same gives the same.
+
+    Raises:
+        ValueError: two are not of the same items.
     """
-    drawn = np.mean([resampled(*pair, resamples, seed + place) for place, pair in enumerate(pairs)], axis=0)
+    drawn = [[Resampled.of(items, resamples, seed + place) for items in pair] for place, pair in enumerate(pairs)]
+    return difference([(ours, theirs) for ours, theirs in drawn])
+
+
+def difference(pairs: Sequence[tuple[Resampled, Resampled]]) -> Difference:
+    """As `compare`, of what was drawn already: each of many models once, and not anew for each pair of them.
+
+    Raises:
+        ValueError: two are not of the same items.
+    """
+    for ours, theirs in pairs:
+        if ours.items.shape != theirs.items.shape:
+            wrong = f"models are compared on the same items, got {len(ours.items)} and {len(theirs.items)}"
+            raise ValueError(wrong)
+    drawn = np.mean([ours.means - theirs.means for ours, theirs in pairs], axis=0)
     low, high = np.quantile(drawn, [0.025, 0.975])
     # One more on either side, since what was found is a draw, too: p is never 0.
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
-    mean = float(np.mean([ours.mean() - theirs.mean() for ours, theirs in pairs]))
-    return Difference(mean, float(low), float(high), min(1.0, 2.0 * float(tail) / (resamples + 1)))
+    p = 2.0 * float(tail) / (len(drawn) + 1)
+    # Draws of a handful of items say little of others: not more than if each had shown one side by a coin's throw.
+    least = 2.0 ** (1 - sum(len(ours.items) for ours, _ in pairs))
+    mean = float(np.mean([ours.items.mean() - theirs.items.mean() for ours, theirs in pairs]))
+    return Difference(mean, float(low), float(high), min(1.0, max(p, least)))
