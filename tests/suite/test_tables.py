@@ -3,6 +3,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,7 +82,7 @@ def found(name: str, *scores: float, higher: bool = True, reference: bool = Fals
     return Found(row, {"x": {None: measure}} if scores else {}, {}, False)
 
 
-def compared(*rows: Found, **changes: object) -> Comparison:
+def compared(*rows: Found, **changes: Any) -> Comparison:
     written = [{"name": row.row.name, "model": "model"} for row in rows]
     return Comparison(SuiteOptions(rows=written, evaluate={"instruct": {}}, **changes), rows)
 
