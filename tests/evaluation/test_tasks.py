@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from stillhouse import adapters, cli, store
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.evaluation import harness, read_measures, tasks
-from stillhouse.evaluation.tasks import PARTS, evaluate_tasks, plain
+from stillhouse.evaluation.tasks import PARTS, evaluate_tasks
 from stillhouse.mistakes import LONGEST_LINE, Mistake
 from stillhouse.models import load_causal_lm
 from stillhouse.recipe import TasksOptions
@@ -388,11 +388,6 @@ def test_without_lm_eval_its_extra_is_named(letters, gsm8k, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(Mistake, match=r"^evaluate tasks: needs lm-eval; pip install 'stillhouse\[eval\]'$"):
         evaluate_tasks(options(letters, gsm8k, "gsm8k", out=str(tmp_path)))
-
-
-def test_what_json_cannot_hold_is_null():
-    told = {1: float("nan"), "b": (float("inf"), "N/A", torch.tensor(2.5), True)}
-    assert plain(told) == {"1": None, "b": [None, None, 2.5, True]}
 
 
 def test_generation_settings_are_those_of_the_harness(letters):

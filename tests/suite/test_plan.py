@@ -59,7 +59,7 @@ def test_every_row_is_trained_and_scored_once_a_seed(folder: Path) -> None:
     assert recipe.training["logging_steps"] == 1 and recipe.folder == Path("out/runs/small/todi/ToDi-seed4")
     evaluated = parsed(job(lines, "ToDi, seed 4: instruct").command)
     assert (evaluated.model, evaluated.out) == (str(recipe.folder), "out/scores/ToDi-seed4/instruct")
-    assert (evaluated.data, evaluated.seeds, evaluated.max_new_tokens) == (["one.jsonl", "two.jsonl"], [1, 2], 6)
+    assert (evaluated.data, evaluated.seeds, evaluated.max_new_tokens) == (["one.jsonl", "two.jsonl"], [1, 2], 10)
     assert parsed(job(lines, "Base: instruct").command).model == "small"
 
 

@@ -186,7 +186,9 @@ class JudgeOptions(OfModel):
     data: str = setting("questions: rows of {question_id, category, turns: [first, second], reference}")
     judge: str = setting("the address of an OpenAI-compatible server: http://127.0.0.1:8000/v1")
     judge_model: str = setting("the judge, as its server calls it: gpt-4")
-    key_variable: str = setting("the environment variable that holds the server's key", "OPENAI_API_KEY")
+    key_variable: str | None = setting(
+        "the environment variable that holds the server's key; null: none is sent; command line only", None
+    )
     out: str | None = setting(
         "the folder whose judge/ gets the results; null: evaluation/ in the model's or run's folder", None
     )
@@ -214,7 +216,7 @@ class JudgeOptions(OfModel):
             raise Mistake("judge", f"is no address: {shown(self.judge)}", "write one such as http://127.0.0.1:8000/v1")
         if parts.username is not None or parts.password is not None or parts.query:
             raise Mistake("judge", "holds a password or a query", "put the key into the environment; see key_variable")
-        if not self.key_variable.isidentifier():
+        if self.key_variable is not None and not self.key_variable.isidentifier():
             raise Mistake("key_variable", "names no environment variable", "write a name such as OPENAI_API_KEY")
         if self.max_new_tokens >= self.max_length:
             wrong = f"must be below max_length, which is {self.max_length}, got {self.max_new_tokens}"

@@ -178,6 +178,8 @@ def _refuse_code_from_files(located: Located) -> None:
             continue
         if key.endswith(("trust_remote_code", "run_generated_code")) and value not in (False, None):
             raise Mistake(key, "a file cannot allow this", f"give --{key}=true on the command line")
+        if key.endswith("key_variable") and value is not None:  # which a server of the file's choice would get
+            raise Mistake(key, "a file cannot name a key of yours", f"give --{key} on the command line")
         if key == "launcher" and value is not None:  # any program
             raise Mistake(key, "a file cannot name a program to run", "give --launcher on the command line")
         if key == "sandbox" and str(value).lower() in ("none", "null"):

@@ -63,6 +63,7 @@ class SuiteOptions(Section):
     workers: int = setting("commands that run at a time", 1, ONE_OR_MORE)
     plan: bool = setting("print the commands, and run nothing", False)
     run_generated_code: bool = setting("let evaluate code run what models wrote; command line only", False)
+    key_variable: str | None = setting("the environment variable of the judge's key; command line only", None)
     trust_remote_code: bool = setting("run Python code from models' folders; command line only", False)
     overwrite: bool = setting("train and score anew what is there with other settings", False)
 

@@ -26,7 +26,7 @@ from stillhouse.rollout.engine import Asked, Manner
 ENDED = 0.125
 
 
-def divisible(model: PreTrainedModel, longest: int) -> bool:
+def divisible(model: Any, longest: int) -> bool:
     """Whether rows of what a model remembers can be told apart, for texts of up to `longest` tokens.
 
     Not where it keeps something else than keys and values, or would forget what is behind a window of its attention:
@@ -139,25 +139,32 @@ class RoomyLayer(DynamicLayer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._held: tuple[Tensor, Tensor] | None = None  # [R, heads, length and room, size] twice
+        self._roomy: tuple[Tensor, Tensor] | None = None  # [R, heads, length and room, size] twice
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.hold(key_states, value_states)
-            return self.keys, self.values
-        start = self.keys.shape[-2]
+            return self.held
+        keys, values = self.held
+        start = keys.shape[-2]
         stop = start + key_states.shape[-2]
-        if self._held is None or stop > self._held[0].shape[-2]:
-            self._held = _with_room(self.keys, stop), _with_room(self.values, stop)
-        for held, fresh in zip(self._held, (key_states, value_states), strict=True):
-            held[:, :, start:stop] = fresh
-        self.keys, self.values = (held[:, :, :stop] for held in self._held)
+        if self._roomy is None or stop > self._roomy[0].shape[-2]:
+            self._roomy = _with_room(keys, stop), _with_room(values, stop)
+        for roomy, fresh in zip(self._roomy, (key_states, value_states), strict=True):
+            roomy[:, :, start:stop] = fresh
+        self.keys, self.values = (roomy[:, :, :stop] for roomy in self._roomy)
+        return self.held
+
+    @property
+    def held(self) -> tuple[Tensor, Tensor]:
+        """Keys and values: [R, heads, length, size] twice."""
+        assert self.keys is not None and self.values is not None, "nothing has been read yet"
         return self.keys, self.values
 
     def hold(self, keys: Tensor, values: Tensor) -> None:
         """Have these in the place of all that there is."""
-        self.keys, self.values, self._held = keys, values, None
+        self.keys, self.values, self._roomy = keys, values, None
 
 
 def _with_room(states: Tensor, length: int) -> Tensor:
@@ -190,7 +197,7 @@ class _Rows:
         empty = int(mask.argmax(-1).min())  # columns of padding that all have on their left
         read = torch.cat([self.read, fresh], -1)[chosen]
         for layer in self._layers():
-            layer.hold(*(part[chosen][:, :, empty:] for part in (layer.keys, layer.values)))
+            layer.hold(*(part[chosen][:, :, empty:] for part in layer.held))
         return _Rows([self.places[row] for row in rows], read[:, empty:], mask[:, empty:], self.cache)
 
     def beside(self, others: _Rows, filler: int) -> _Rows:
@@ -201,7 +208,7 @@ class _Rows:
             ours.hold(
                 *(
                     torch.cat([pad(one, (0, 0, mine, 0)), pad(two, (0, 0, theirs, 0))])
-                    for one, two in ((ours.keys, other.keys), (ours.values, other.values))
+                    for one, two in zip(ours.held, other.held, strict=True)
                 )
             )
         read = torch.cat([pad(self.read, (mine, 0), value=filler), pad(others.read, (theirs, 0), value=filler)])

@@ -177,6 +177,8 @@ class _Planner:
         if allowed or getattr(options, "sandbox", "auto") == "none":
             mend = "give --trust_remote_code or --run_generated_code on the command line"
             raise Mistake(f"evaluate.{kind}", "a file cannot allow what a model brings to run", mend)
+        if getattr(options, "key_variable", None) is not None:
+            raise Mistake(f"evaluate.{kind}.key_variable", "a file cannot name a key of yours", "give --key_variable")
         if kind == "code" and self.options.run_generated_code:
             options = replace(options, run_generated_code=True)
         try:
@@ -202,6 +204,9 @@ class _Planner:
         model = str(row.model) if training is None else str(training.folder)
         words = _options({**chosen, "model": model, "out": str(out)})
         words += ["--trust_remote_code=true"] * self.options.trust_remote_code
+        words += [f"--key_variable={self.options.key_variable}"] * (
+            kind == "judge" and self.options.key_variable is not None
+        )
         words += ["--run_generated_code=true"] * (kind == "code" and self.options.run_generated_code)
         before = dict.fromkeys(job.title for job in (*([training] if training else []), *sources))
         scoring = Scoring(

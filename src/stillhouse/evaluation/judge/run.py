@@ -94,9 +94,12 @@ def evaluate_by_judge(options: JudgeOptions) -> dict[str, Any]:
 
 
 def _server(options: JudgeOptions) -> Server:
-    key = os.environ.get(options.key_variable, "").strip()
+    name = options.key_variable
+    key = "" if name is None else os.environ.get(name, "").strip()
+    if name is not None and not key:
+        raise Mistake(name, "is not set, and the server's key is to be in it", f"write export {name}=...")
     if not (key.isascii() and (key.isprintable() or not key)):
-        raise Mistake(options.key_variable, "holds characters that no key has", "set the variable anew")
+        raise Mistake(str(name), "holds characters that no key has", "set the variable anew")
     return Server(
         options.judge, options.judge_model, key, options.judge_tokens, options.timeout, options.retries, options.wait
     )
