@@ -5,9 +5,9 @@
 
 The loop takes the rows as they come, pads every prompt on the left to 256 tokens, and lets transformers' `generate`
 write until the last row of a batch has ended, or 256 tokens. Ours takes them by length, and rows that have ended make
-room for others. Both have the same prompts, limits and batch size, and answer greedily; the answers are compared token
-by token. With --sample both draw at temperature 1 instead, as the papers score; then texts cannot be the same, and the
-mean lengths are given to judge by.
+room for others. Both have the same prompts, limits and batch size, bar 6-grams that were there before, as that script
+does (--ngram 0 does not), and answer greedily; the answers are compared token by token. With --sample both draw at
+temperature 1 instead, as the papers score; then texts cannot be the same, and the mean lengths are given to judge by.
 
 The ratio depends on how long the answers are: a model that never ends one writes 256 tokens either way, and only the
 padding of its prompts is saved. Name a model that was trained on such rows; `mean_tokens` says what it writes.
@@ -49,7 +49,7 @@ def official_style(model: Any, prompts: Answers, end: int, options: argparse.Nam
             mask[row, PROMPT - len(prompt) :] = 1
         config = GenerationConfig(
             max_new_tokens=NEW, do_sample=options.sample, top_k=0, top_p=1.0, temperature=1.0, eos_token_id=end,
-            pad_token_id=end,
+            pad_token_id=end, no_repeat_ngram_size=options.ngram,
         )  # fmt: skip
         with torch.no_grad():
             written = model.generate(input_ids, attention_mask=mask, generation_config=config)[:, PROMPT:].tolist()
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--ngram", type=int, default=6)
     parser.add_argument("--sample", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -75,7 +76,7 @@ def main() -> None:
     model = load_author(options.model)
     rows = read_rows(options.data, split="test", limit=options.limit)
     prompts = encode_prompts(rows, build("alpaca", tokenizer), tokenizer, Limits(PROMPT + NEW, PROMPT)).input_ids
-    sampling = Sampling(NEW, temperature=1.0 if options.sample else 0.0)
+    sampling = Sampling(NEW, temperature=1.0 if options.sample else 0.0, no_repeat_ngram_size=options.ngram)
     end = int(tokenizer.eos_token_id)
     seconds: dict[str, list[float]] = {"official_style": [], "stillhouse": []}
     theirs: Answers = []
@@ -101,6 +102,7 @@ def main() -> None:
         "mean_tokens_official_style": fmean(map(len, theirs)),
         "mean_prompt": fmean(map(len, prompts)),
         "batch_size": options.batch_size,
+        "ngram": options.ngram,
     }
     for name, value in found.items():
         print(f"{name:28} {value:10.2f}" if isinstance(value, float) else f"{name:28} {value:10}")

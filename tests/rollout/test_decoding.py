@@ -9,6 +9,7 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    GenerationConfig,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -18,6 +19,7 @@ from transformers import (
 
 from stillhouse.rollout import Sampling, respond
 from stillhouse.rollout.generate import Response
+from tests.head.test_architectures import ARCHITECTURES, model_of
 from tests.rollout.small import VOCABULARY, character_tokenizer, some_prompts, tiny_gpt2, tiny_llama
 
 PROMPTS = some_prompts(12, seed=3)
@@ -92,6 +94,26 @@ def test_those_who_come_in_write_as_they_would_alone(make: Any, batch_size: int)
     tokens = sum(len(said.ids) for said in together)
     # A batch of two is full nearly always; the last responses are alone, whatever one does.
     assert len(noted) < (0.75 if batch_size == 2 else 0.6) * tokens
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_every_architecture_writes_what_transformers_alone_writes(kind: str) -> None:
+    model = model_of(kind)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
+    tokens = model.config.get_text_config().vocab_size
+    prompts = [[token % (tokens - 1) + 1 for token in prompt] for prompt in PROMPTS[:7]]
+    stop = list(range(1, tokens, 9))
+    said = respond(
+        model, character_tokenizer(), prompts, Sampling(12, temperature=0.0), seed=1, batch_size=3, stop=stop
+    )
+    for prompt, one in zip(prompts, said, strict=True):
+        config = GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=[0, *stop], pad_token_id=0)
+        alone: Any = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), generation_config=config
+        )
+        assert list(one.ids) == alone[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("make", [lambda: mistral(6), lambda: gemma(6), mamba], ids=["mistral", "gemma", "mamba"])
