@@ -118,3 +118,9 @@ def test_a_broken_row_of_a_named_set_is_found_before_the_model_loads(
     (tmp_path / "model.safetensors").write_text("-")
     with pytest.raises(Mistake, match=r"test.jsonl:2"):
         check(EvaluateOptions(model=str(tmp_path), data=["dolly"], data_folder=str(tmp_path)))
+
+
+def test_a_row_without_an_answer_is_left_to_whoever_asks_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text('{"instruction": "ask"}\n')
+    assert len(rows_of(Source("dolly", str(path), SETS["dolly"]), None)[0]) == 1

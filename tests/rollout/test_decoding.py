@@ -141,3 +141,29 @@ def test_ngrams_of_what_was_written_before_others_left_are_barred_still() -> Non
         text = [*prompt, *one.ids]
         pairs = list(zip(text[len(prompt) - 1 :], text[len(prompt) :], strict=False))
         assert len(pairs) == len(set(pairs))
+
+
+def test_who_has_ended_at_the_models_last_position_waits_there() -> None:
+    """Of 24 rows three must end before a stretch is over; by then the first would stand behind the last position."""
+    model, tokenizer = tiny_gpt2(n_positions=20), character_tokenizer()
+    prompts = some_prompts(24, seed=8, shortest=2, longest=17)
+    together, alone = (
+        respond(model, tokenizer, prompts, Sampling(40, temperature=0.0), seed=1, batch_size=size) for size in (24, 1)
+    )
+    assert [said.ids for said in together] == [said.ids for said in alone]
+    assert max(len(prompt) + len(said.ids) for prompt, said in zip(prompts, together, strict=True)) == 20
+
+
+def test_padding_bars_no_ngram() -> None:
+    """A prompt that ends in the token which also pads, and a model that would say it again."""
+    prompts = [[5, 9, 0], [7] * 9]
+    sampling = Sampling(6, temperature=0.0, no_repeat_ngram_size=2)
+    model = tiny_gpt2()
+
+    def again(_: Any, __: Any, found: Any) -> None:
+        found.logits[..., 0] += 100.0
+
+    model.register_forward_hook(again)
+    for size in (2, 1):
+        said = respond(model, character_tokenizer(), prompts, sampling, seed=1, batch_size=size)
+        assert said[0].ids == [0], size

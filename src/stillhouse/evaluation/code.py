@@ -29,7 +29,7 @@ from stillhouse.data.templates import build
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.evaluation import evalplus
 from stillhouse.evaluation.kept import Keeper, out_folder
-from stillhouse.evaluation.measures import Measure, write_measures
+from stillhouse.evaluation.measures import MEASURES, Measure, write_measures
 from stillhouse.evaluation.pass_at_k import pass_at_k
 from stillhouse.evaluation.predictions import seeds_that_matter
 from stillhouse.evaluation.terminal import speaker, spread
@@ -49,6 +49,8 @@ _WRITING = (
     "model", "prompt", "shots", "limit", "samples", "max_length", "max_new_tokens", "temperature", "top_p",
     "batch_size", "dtype",
 )  # fmt: skip
+# Programs that run at a time: more than there are cores would fail by the clock for want of one.
+WORKERS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 _RUNNING = ("time_limit", "memory_limit")
 _TEMPLATES = {"completion": "plain", "chat": "chat"}
 
@@ -86,6 +88,8 @@ def evaluate_code(options: CodeOptions) -> dict[str, Any]:
     writing = _Writing(options, sampling, out, say)
     programs = {(name, seed): writing.of(name, asked, seed) for name, asked in problems.items() for seed in seeds}
     if running is None or kind is None:
+        for summary in (*out.glob("code.json*"), *out.glob(f"{MEASURES}*")):  # of programs that are there no more
+            summary.unlink()
         say(f"the programs in {out} were not run: that takes --run-generated-code, which runs them in a sandbox")
         return {}
     if kind == "none":
@@ -227,7 +231,7 @@ class _Running:
         tasks = {line["task"] for line in lines}
         rows = [row.fields for row in read_rows(self.options.sources[name], split="test")]
         rows = [row for row in rows if row.get("task_id") in tasks]
-        workers = self.options.workers or os.cpu_count() or 1
+        workers = self.options.workers or WORKERS
         limits = sandbox.Limits(
             wall_s=60 + self.options.time_limit * len(lines),
             cpu_s=60 + math.ceil(self.options.time_limit * len(lines)),
@@ -240,7 +244,7 @@ class _Running:
         return evalplus.score(self.kind, self.package, rows, lines, limits)
 
     def _judged(self, trials: Sequence[sandbox.Trial], description: str) -> Iterator[sandbox.Verdict]:
-        workers = self.options.workers or os.cpu_count() or 1
+        workers = self.options.workers or WORKERS
         with ThreadPoolExecutor(workers) as pool:
             judged = pool.map(lambda trial: sandbox.judge(self.kind, trial, self.limits), trials)
             try:

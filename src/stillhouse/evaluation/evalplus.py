@@ -73,6 +73,10 @@ def score(
     Raises:
         Mistake: it came to no result; the last line that it printed is named.
     """
+    if not rows:
+        raise Mistake(
+            "data", "has no problem by the names that EvalPlus has", "give EvalPlus's own file, or --scorer=tests"
+        )
     dataset = "mbpp" if "assertion" in rows[0] else "humaneval"
     parallel = max(1, limits.processes // 4)
     program = _PROGRAM.format(memory=limits.memory_mb, dataset=dataset, parallel=parallel, mark=_MARK)

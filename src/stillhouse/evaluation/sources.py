@@ -29,7 +29,12 @@ def rows_of(source: Source, limit: int | None) -> tuple[list[Row], list[str]]:
         ) from mistake
     if source.on_the_hub and known.asks:
         rows = [_asked(row, known) for row in rows]
-    long_enough = [row for row in rows if len(read(row).references[0].split()) >= known.least_words]
+    answers = [read(row).references[:1] for row in rows]  # none: whoever asks for a reference names the row
+    long_enough = [
+        row
+        for row, answer in zip(rows, answers, strict=True)
+        if not answer or len(answer[0].split()) >= known.least_words
+    ]
     if not long_enough:
         wrong = f"no reference of its {len(rows)} rows has {known.least_words} words"
         raise Mistake(source.rows, wrong, "is it the right file? else name it in --data")

@@ -69,7 +69,9 @@ class EvaluateOptions(DataSets, Answering):
     """Rows to answer and score."""
 
     protocol: Literal["plain", "dskd"] = setting(
-        "dskd: as the papers sample, no 6-gram twice and prompts cut at their end; plain: as the options say", "plain"
+        "dskd: as the papers sample, no 6-gram twice and prompts cut at their end, whatever no_repeat_ngram_size "
+        "and cut say; plain: as the options say",
+        "plain",
     )
     cut: Literal["marker", "end"] = setting(
         "a long prompt loses text before its marker (### Response:), or its end", "marker"

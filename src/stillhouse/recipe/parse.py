@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
+from urllib.parse import urlsplit
 
 from stillhouse.catalogue import METHODS, NAMED, find, name_key
 from stillhouse.mistakes import Mistake, shorten
@@ -180,10 +181,22 @@ def _refuse_code_from_files(located: Located) -> None:
             raise Mistake(key, "a file cannot allow this", f"give --{key}=true on the command line")
         if key.endswith("key_variable") and value is not None:  # which a server of the file's choice would get
             raise Mistake(key, "a file cannot name a key of yours", f"give --{key} on the command line")
+        if key.rpartition(".")[2] == "server" and str(value).lower() not in ("none", "null") and not _near(str(value)):
+            raise Mistake(
+                key, "a file cannot have prompts sent to another machine", f"give --{key} on the command line"
+            )
         if key == "launcher" and value is not None:  # any program
             raise Mistake(key, "a file cannot name a program to run", "give --launcher on the command line")
         if key == "sandbox" and str(value).lower() in ("none", "null"):
             raise Mistake(key, "a file cannot allow this", "give --sandbox=none on the command line")
+
+
+def _near(address: str) -> bool:
+    """Whether a server is on this machine."""
+    try:
+        return urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
+    except ValueError:
+        return False
 
 
 def _settle_verb(verb: str, located: Located) -> None:

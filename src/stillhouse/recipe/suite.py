@@ -12,7 +12,7 @@ from stillhouse.recipe.schema import NOT_NEGATIVE, ONE_OR_MORE, check_seeds
 from stillhouse.recipe.section import Bounds, Section, setting, shown
 
 # What the suite itself says to each command.
-_OF_A_RECIPE, _OF_AN_EVALUATION = ("seed", "output", "name", "overwrite"), ("model", "out", "overwrite")
+_OF_A_RECIPE, _OF_AN_EVALUATION = ("seed", "output", "name", "overwrite"), ("model", "out", "overwrite", "config")
 KINDS = ("instruct", "tasks", "code", "judge", "agreement")
 _OWN = ("name", "model", "recipe", "reference")
 # Sections whose keys are changed one by one; below any other key a dictionary is a value.

@@ -97,7 +97,8 @@ class Writing:
         while True:
             token = self._next(rows, read, read[:, -1:], mask).masked_fill(ended, self.filler)
             read = torch.cat([read, token.unsqueeze(-1)], -1)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
+            # Who has ended moves on no more: its position may be the model's last.
+            mask = torch.cat([mask, (~ended).to(mask.dtype).unsqueeze(-1)], -1)
             ended |= torch.isin(token, self._ends) | (left <= read.shape[1] - start)
             if int(ended.sum()) >= enough:
                 return rows, read[:, start:]
@@ -113,7 +114,8 @@ class Writing:
         if len(self._barred):
             logits = logits.index_fill(-1, self._barred, -torch.inf)
         if self._ngrams is not None:
-            logits = self._ngrams(read, logits)  # pyright: ignore[reportArgumentType]
+            # What is not read is no token, else padding would bar the token that fills it.
+            logits = self._ngrams(read.masked_fill(mask == 0, -1), logits)  # pyright: ignore[reportArgumentType]
         self.drawing.places = rows.places
         return self.drawing.draw(read, logits)
 

@@ -36,6 +36,7 @@ def carry_out(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> 
             ready = [job for job in waiting if undone.isdisjoint(job.needs)][: workers - len(running)]
             for job in ready:
                 waiting.remove(job)
+                job.begin()
                 running[job.title] = job, _start(job), time.perf_counter()
             time.sleep(LOOK_S)
             for job, process, started in list(running.values()):

@@ -39,6 +39,9 @@ class Job:
         """Whether what it makes is there."""
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Note what it is being made from, or forget what it was made from; a job may have neither."""
+
     def stamp(self) -> None:
         """Note what it was made from, when it has just ended well."""
         raise NotImplementedError
@@ -102,6 +105,10 @@ class Training(Job):
         """Whether the run is finished, is of this recipe, and learnt from runs that are still the same."""
         return self.finished and self.changed is None and (not self.sources or self.outdated is None)
 
+    def begin(self) -> None:
+        """As `stamp`: a run that is stopped goes on only under what it learnt from."""
+        self.stamp()
+
     def stamp(self) -> None:
         """Note which runs it learnt from."""
         if self.sources:
@@ -146,6 +153,11 @@ class Scoring(Job):
         made = self.made_by
         return made is not None and made["run"] is not None and made == {**self._found(), "results": made["results"]}
 
+    def begin(self) -> None:
+        """What is there may be replaced before this ends."""
+        for file in self.out.glob(f"{MADE}*"):
+            file.unlink()
+
     def stamp(self) -> None:
         """Note what the scores were made by."""
         from stillhouse.evaluation.measures import MEASURES  # with all that evaluation imports: not for a plan alone
@@ -159,6 +171,7 @@ class Scoring(Job):
             "chosen": dict(self.chosen),
             "run": _files_of(self.model) if self.training is None else self.training.result,
             "files": {str(file): str(of_file(file)) for file in self.files},
+            "teacher": _files_of(self.chosen["teacher"]) if "teacher" in self.chosen else None,
         }
 
 

@@ -128,7 +128,7 @@ class _Planner:
             key, before, now = training.changed
             wrong = f"is {now} here, but {training.folder} was trained with {before}"
             mend = "give another output, or --overwrite=true to train it anew"
-        elif training.finished and (source := training.outdated) is not None:
+        elif training.begun and (source := training.outdated) is not None:
             key, wrong = str(training.folder), f"learnt from another run of {source.title} than there is now"
             mend = "--overwrite=true trains it anew"
         else:
