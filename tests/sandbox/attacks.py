@@ -36,10 +36,10 @@ READ: Attacks = (
     "os.symlink(facts['secret'], 'link'); reads('link')",
     "os.link(facts['secret'], 'link'); reads('link')",
     "reads('/program/../../../..' + facts['secret'])",
-    "os.chdir('/'); os.chdir('..'); effect(os.path.exists('tmp') or os.path.exists('home') or os.path.exists('old'))",
+    "os.chdir('/'); os.chdir('..'); effect(any(os.path.exists(name) and not sys.base_prefix.startswith('/' + name) for name in ('tmp', 'home', 'old')))",
     "os.chroot('.'); [os.chdir('..') for _ in range(50)]; os.chroot('.'); reads(facts['secret'])",
     "reads('/old' + facts['secret'])",
-    "effect([name for name in os.listdir('/') if name in ('home', 'tmp', 'var', 'mnt', 'boot', 'opt', 'srv')])",
+    "effect([name for name in os.listdir('/') if name in ('home', 'tmp', 'var', 'mnt', 'boot', 'opt', 'srv') and not sys.base_prefix.startswith('/' + name)])",
     "fd = libc.open(facts['secret'].encode(), 0); effect(fd >= 0)",
     "[effect(1) for fd in range(3, 1024) if libc.fcntl(fd, 1) >= 0]",
 )

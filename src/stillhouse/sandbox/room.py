@@ -29,10 +29,11 @@ class Room:
 
 @cache
 def python_room() -> Room:
-    """The room that the interpreter of this process needs: its standard library, no installed package."""
+    """The room that the interpreter of this process needs: its standard library, nothing of a virtual environment."""
     python = Path(sys.executable).resolve()
     prefixes = [Path(sys.base_prefix) / "lib", Path(sys.base_exec_prefix) / sys.platlibdir]
-    standard = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    base = {"platbase": sys.base_exec_prefix}  # not a virtual environment's, which holds packages alone
+    standard = [Path(sysconfig.get_path(name, vars=base)) for name in ("stdlib", "platstdlib")]
     folders = [Path(name) for name in _LIBRARIES]
     links = tuple((str(folder), str(folder.readlink())) for folder in folders if folder.is_symlink())
     wanted = {path for path in [*prefixes, *standard, *folders, *map(Path, _FILES)] if path.exists()}
