@@ -1,4 +1,4 @@
-"""The engine that is always there: transformers' `generate` on batches padded on the left."""
+"""The engine that is always there: a model in this process, so many responses at a time, padded on the left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stillhouse.rollout.engine import Asked, Drawn, Manner
 
 @dataclass(frozen=True)
 class Batches:
-    """A model in this process, one batch after the other.
+    """A model in this process; a response that ends makes room for a prompt that waits, where memory can be divided.
 
     What is written does not depend on `batch_size`, beyond numerical ties.
 
