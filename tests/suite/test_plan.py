@@ -144,7 +144,15 @@ BAD_ROWS = [
     ({"name": "A", "recipe": "recpe.yaml"}, "rows[1], A: recpe.yaml: no such recipe; did you mean 'recipe.yaml'?"),
     ({"name": "A", "student.model": "{B}"}, "rows[1], A: student.model: unknown row above this one 'B'; it has none"),
     ({"name": "A", "model": "smal"}, "rows[1], A: model: 'smal'"),
-    ({"name": "A", "student.trust_remote_code": True}, "rows[1], A: trust_remote_code: a file cannot allow this"),
+    ({"name": "A", "student.trust_remote_code": True}, "rows[1], A: --student.trust_remote_code: a file cannot allow"),
+    (
+        {"name": "A", "rollout.source": "student", "rollout.server": "http://example.org"},
+        "rows[1], A: --rollout.server: a file",
+    ),
+    (
+        {"name": "A", "rollout.source": "student", "rollout.server=http://example.org/?": 1},
+        "rows[1], A: --rollout.server: a file",
+    ),
     ({"name": "A", "student": {"trust-remote-code": True}}, "rows[1], A: "),
 ]
 
@@ -177,10 +185,24 @@ EVALUATIONS = [
     ({"instruct": {**INSTRUCT, "limit": 0}}, "evaluate.instruct: --limit: must be at least 1, got 0"),
     ({"instruct": {**INSTRUCT, "data": ["on.jsonl"]}}, "evaluate.instruct.data: no file 'on.jsonl'"),
     ({"agreement": {"data": ["one.jsonl"], "teacher": "./larg"}}, "evaluate.agreement.teacher: no folder './larg'"),
-    ({"code": {"data": ["one.jsonl"], "run_generated_code": True}}, "evaluate.code: a file cannot allow"),
-    ({"code": {"data": ["one.jsonl"], "run-generated-code": True}}, "evaluate.code: a file cannot allow"),
-    ({"instruct": {**INSTRUCT, "trust_remote_code": True}}, "evaluate.instruct: a file cannot allow"),
-    ({"code": {"data": ["one.jsonl"], "sandbox": "none"}}, "evaluate.code: --sandbox: none is chosen"),
+    (
+        {"code": {"data": ["one.jsonl"], "run_generated_code": True}},
+        "evaluate.code: --run_generated_code: a file cannot allow",
+    ),
+    (
+        {"code": {"data": ["one.jsonl"], "run-generated-code": True}},
+        "evaluate.code: --run_generated_code: a file cannot allow",
+    ),
+    (
+        {"instruct": {**INSTRUCT, "trust_remote_code": True}},
+        "evaluate.instruct: --trust_remote_code: a file cannot allow",
+    ),
+    ({"code": {"data": ["one.jsonl"], "sandbox": "none"}}, "evaluate.code: --sandbox: a file cannot allow this"),
+    ({"instruct": {**INSTRUCT, "server": "http://example.org"}}, "evaluate.instruct: --server: a file cannot have"),
+    (
+        {"judge": {"data": "q.jsonl", "judge": "http://127.0.0.1:9/v1", "judge_model": "j", "key_variable": "KEY"}},
+        "evaluate.judge: --key_variable: a file cannot name a key of yours; give --key_variable",
+    ),
 ]
 
 

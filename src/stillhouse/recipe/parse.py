@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
-from urllib.parse import urlsplit
 
 from stillhouse.catalogue import METHODS, NAMED, find, name_key
 from stillhouse.mistakes import Mistake, shorten
@@ -23,6 +22,7 @@ from stillhouse.recipe.options import (
     ReportOptions,
     VocabMapOptions,
 )
+from stillhouse.recipe.permissions import refuse_from_file
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.section import Section, Text, section_in, shown, types_of
 from stillhouse.recipe.suite import SuiteOptions
@@ -46,25 +46,34 @@ OPTIONS: dict[str, type[Section]] = {
 }
 
 
-def parse(verb: str, arguments: Sequence[str]) -> Any:
+def parse(verb: str, arguments: Sequence[str], *, of_a_suite: bool = False) -> Any:
     """The options of `verb`: a Recipe for sft and distill, the verb's own dataclass for the others.
+
+    Arguments that a suite's file says, and nobody typed, may allow no more than any file may.
 
     Raises Mistake, naming file and line or the command line's option, for whatever is wrong with them.
     """
-    return parse_located(verb, arguments)[0]
+    return parse_located(verb, arguments, of_a_suite=of_a_suite)[0]
 
 
-def parse_located(verb: str, arguments: Sequence[str]) -> tuple[Any, Located]:
+def parse_located(verb: str, arguments: Sequence[str], *, of_a_suite: bool = False) -> tuple[Any, Located]:
     """As `parse`, with the places of all keys, so that later checks can name them too (see `at_place`)."""
     schema = OPTIONS[verb]
     located = _gather(verb, schema, arguments)
     try:
-        _refuse_code_from_files(located)
+        refuse_from_file(
+            {key: value for key, value in located.values.items() if of_a_suite or not _typed(located, key)},
+            of_a_suite=of_a_suite,
+        )
         if schema is Recipe:
             _settle_verb(verb, located)
         return _build(schema, located.nested()), located
     except Mistake as mistake:
         raise at_place(mistake, located, verb) from None
+
+
+def _typed(located: Located, key: str) -> bool:
+    return located.places.get(key, "").startswith("--")
 
 
 def at_place(mistake: Mistake, located: Located, verb: str) -> Mistake:
@@ -170,33 +179,6 @@ def _override(schema: type[Section], located: Located, key: str, value: Any) -> 
     else:
         value = [Text(item) for item in value] if isinstance(value, list) else Text(value)
     located.put(key, value, place)
-
-
-def _refuse_code_from_files(located: Located) -> None:
-    """A recipe may come from a stranger: only who types the command may let a model's folder, or a model, run code."""
-    for key, value in located.values.items():
-        if isinstance(value, Text):  # typed by the user
-            continue
-        if key.endswith(("trust_remote_code", "run_generated_code")) and value not in (False, None):
-            raise Mistake(key, "a file cannot allow this", f"give --{key}=true on the command line")
-        if key.endswith("key_variable") and value is not None:  # which a server of the file's choice would get
-            raise Mistake(key, "a file cannot name a key of yours", f"give --{key} on the command line")
-        if key.rpartition(".")[2] == "server" and str(value).lower() not in ("none", "null") and not _near(str(value)):
-            raise Mistake(
-                key, "a file cannot have prompts sent to another machine", f"give --{key} on the command line"
-            )
-        if key == "launcher" and value is not None:  # any program
-            raise Mistake(key, "a file cannot name a program to run", "give --launcher on the command line")
-        if key == "sandbox" and str(value).lower() in ("none", "null"):
-            raise Mistake(key, "a file cannot allow this", "give --sandbox=none on the command line")
-
-
-def _near(address: str) -> bool:
-    """Whether a server is on this machine."""
-    try:
-        return urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
-    except ValueError:
-        return False
 
 
 def _settle_verb(verb: str, located: Located) -> None:

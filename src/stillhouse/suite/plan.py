@@ -77,18 +77,16 @@ class _Planner:
         verb, changes = _asked(flat(self.options.set), read_document(row.recipe).values, row.changes)
         part = f"{row.slug}-seed{seed}"
         changes |= {"seed": seed, "output": str(self.out / "runs"), "name": part}
-        if self.options.trust_remote_code:
-            changes |= {f"{side}.trust_remote_code": True for side in ("student", *(("teacher",) * (verb != "sft")))}
         filled, sources = self._filled(changes, seed)
+        parse(verb, [row.recipe, *_options(filled)], of_a_suite=True)
+        if self.options.trust_remote_code:
+            sides = ("student",) if verb == "sft" else ("student", "teacher")
+            changes |= {f"{side}.trust_remote_code": True for side in sides}
+            filled, _ = self._filled(changes, seed)
         words = [row.recipe, *_options(filled)]
-        recipe = parse(verb, words)
-        rehearsed = recipe
+        recipe = rehearsed = parse(verb, words)
         if sources:
             rehearsed = parse(verb, [row.recipe, *_options(self._filled(changes, seed, rehearsed=True)[0])])
-        if not self.options.trust_remote_code and (_runs_code(recipe.student) or _runs_code(recipe.teacher)):
-            raise Mistake(
-                "trust_remote_code", "a file cannot allow this", "give --trust_remote_code on the command line"
-            )
         training = Training(
             title=f"{row.name}, seed {seed}",
             command=(*_launched(self.options.launcher), verb, *words),
@@ -168,17 +166,11 @@ class _Planner:
         """The options of one way to score, and the files that they name."""
         written, verb = flat(self.options.evaluate[kind]), " ".join(_verb_of(kind))
         try:
-            options = parse(verb, _options({**written, "model": "model"}))
+            options = parse(verb, _options({**written, "model": "model"}), of_a_suite=True)
         except Mistake as mistake:
             place = mistake.where.removeprefix(verb).lstrip(": ")
             where = f"evaluate.{kind}: {place}" if place else f"evaluate.{kind}"
             raise Mistake(where, mistake.wrong, mistake.mend) from None
-        allowed = getattr(options, "trust_remote_code", False) or getattr(options, "run_generated_code", False)
-        if allowed or getattr(options, "sandbox", "auto") == "none":
-            mend = "give --trust_remote_code or --run_generated_code on the command line"
-            raise Mistake(f"evaluate.{kind}", "a file cannot allow what a model brings to run", mend)
-        if getattr(options, "key_variable", None) is not None:
-            raise Mistake(f"evaluate.{kind}.key_variable", "a file cannot name a key of yours", "give --key_variable")
         if kind == "code" and self.options.run_generated_code:
             options = replace(options, run_generated_code=True)
         try:
@@ -274,10 +266,6 @@ def _files(options: Any) -> tuple[Path, ...]:
         path for name in names for path in ([Path(name)] if Path(name).is_file() else sorted(Path(name).rglob("*")))
     ]
     return tuple(path for path in found if path.is_file())
-
-
-def _runs_code(model: Any) -> bool:
-    return model is not None and model.trust_remote_code
 
 
 def _verb_of(kind: str) -> tuple[str, ...]:
