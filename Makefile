@@ -24,7 +24,7 @@ test-fast: .venv/installed-dev
 
 # Every case of the grids of which `make test` takes a sample.
 test-all: .venv/installed-dev
-	@STILLHOUSE_GUARD=all STILLHOUSE_KERNELS=all STILLHOUSE_ORDERS=all STILLHOUSE_PAIRS=all $(PYTEST)
+	@STILLHOUSE_GUARD=all STILLHOUSE_KERNELS=all STILLHOUSE_LAYOUTS=all STILLHOUSE_ORDERS=all STILLHOUSE_PAIRS=all $(PYTEST)
 
 # 200 kills, of which `make test` does 20; each is a test of its own.
 test-kill: .venv/installed-dev

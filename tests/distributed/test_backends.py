@@ -237,8 +237,7 @@ def test_two_killed_processes_go_on_to_the_same_weights(
         return False
 
     assert on_ranks(killed_in_the_second_epoch) == [True, True]
-    (again,) = backend.run_all([cut])
-    (uninterrupted,) = backend.run_all([whole])
+    again, uninterrupted = backend.run_all([cut, whole])
     assert "going on from" in (again / "train.log").read_text()
     ours, theirs = weights(again), weights(uninterrupted)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -35,22 +35,31 @@ def is_cut(trainer: DistillationTrainer) -> bool:
     return not isinstance(head, DTensor) and len(layers) == len(body) and 2 * held == sum(w.numel() for w in body)
 
 
-@pytest.mark.parametrize(("teacher", "method"), [("large", "todi"), ("untied", "todi"), ("untied", "dskd_cma")])
-@pytest.mark.parametrize("student", [DDP, FSDP], ids=["ddp", "fsdp2"])
+PADDED, PACKED = [*split(2, 2), AHEAD], [*split(4, 1), "--data.packing=true"]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "method", "layout"),  # every two of them in some case
+    [
+        (DDP, "large", "todi", PADDED),
+        (DDP, "untied", "todi", PACKED),
+        (DDP, "untied", "dskd_cma", PADDED),
+        (FSDP, "large", "todi", PACKED),
+        (FSDP, "untied", "todi", PADDED),
+        (FSDP, "untied", "dskd_cma", PACKED),
+    ],
+    ids=[f"{student}-{teaching}" for student in ("ddp", "fsdp2") for teaching in ("tied", "untied", "dskd_cma")],
+)
 def test_a_teacher_in_shards_teaches_the_same(
-    world: Path, tmp_path: Path, student: Backend, teacher: str, method: str
+    world: Path, tmp_path: Path, student: Backend, teacher: str, method: str, layout: list[str]
 ) -> None:
     """Of `dskd_cma` its embeddings as well, which are looked up outside of its own forward."""
     named = f"--teacher.model={world / teacher}"
     alone = run(recipe(world, tmp_path / "alone", method, *WHOLE, named))
-    options = [named, "--teacher.shard=fsdp", *student.options]
-    made = [
-        recipe(world, tmp_path / "padded", method, *split(2, 2), AHEAD, *options),
-        recipe(world, tmp_path / "packed", method, *split(4, 1), "--data.packing=true", *options),
-    ]
+    made = recipe(world, tmp_path / "both", method, *layout, named, "--teacher.shard=fsdp", *student.options)
     both = Backend([], student.prepare, lambda trainer: student.shows(trainer) and is_cut(trainer))
-    for folder in both.run_all(made):
-        same(folder, alone)
+    (folder,) = both.run_all([made])
+    same(folder, alone)
 
 
 def test_batches_of_unlike_lengths_do_not_part_the_processes(world: Path, tmp_path: Path) -> None:

@@ -62,25 +62,34 @@ def students(folder: Path) -> dict[str, Backend]:
     return {"ddp": DDP, "fsdp2": FSDP, "zero2": zero(2, folder), "zero3": zero(3, folder)}
 
 
+TAUGHT = (("large", "todi"), ("untied", "todi"), ("untied", "dskd_cma"), ("large", "dskd_v2"))
+STUDENTS = ("ddp", "fsdp2", "zero2", "zero3")
+LAYOUTS = ([*split(2, 2), AHEAD], [*split(4, 1), "--data.packing=true"])
+
+
+@pytest.fixture(scope="module")
+def alone(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What each of TAUGHT gives in one process."""
+    place = tmp_path_factory.mktemp("alone")
+    return [
+        run(recipe(world, place / f"{teacher}-{method}", method, *WHOLE, f"--teacher.model={world / teacher}"))
+        for teacher, method in TAUGHT
+    ]
+
+
 @NEEDS_DEEPSPEED
-@pytest.mark.parametrize("student", ["ddp", "fsdp2", "zero2", "zero3"])
+@pytest.mark.parametrize("student", STUDENTS)
 def test_a_teacher_in_zero3_shards_teaches_the_same(
-    world: Path, tmp_path: Path, student: str, monkeypatch: pytest.MonkeyPatch
+    world: Path, tmp_path: Path, alone: list[Path], student: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of `dskd_cma` its embeddings as well, which are looked up outside of its own forward."""
+    """Padded and packed by turns: every student and every teacher has both. Of `dskd_cma` its embeddings as well, which are looked up outside of its own forward."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     backend = students(tmp_path)[student]
     made: list[Recipe] = []
-    alone: list[Path] = []
-    for teacher, method in (("large", "todi"), ("untied", "todi"), ("untied", "dskd_cma"), ("large", "dskd_v2")):
-        named = f"--teacher.model={world / teacher}"
-        options = [named, "--teacher.shard=zero3", *backend.options]
-        place = tmp_path / f"{teacher}-{method}"
-        whole = run(recipe(world, place / "alone", method, *WHOLE, named))
-        packed = [*split(4, 1), "--data.packing=true", *options]
-        made += [recipe(world, place / "padded", method, *split(2, 2), AHEAD, *options)]
-        made += [recipe(world, place / "packed", method, *packed)]
-        alone += [whole, whole]
+    for at, (teacher, method) in enumerate(TAUGHT):
+        options = [f"--teacher.model={world / teacher}", "--teacher.shard=zero3", *backend.options]
+        layout = LAYOUTS[(at + STUDENTS.index(student)) % 2]
+        made += [recipe(world, tmp_path / f"{teacher}-{method}", method, *layout, *options)]
     for ours, theirs in zip(on(backend).run_all(made), alone, strict=True):
         same(ours, theirs)
 

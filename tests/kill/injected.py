@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import resource
@@ -27,7 +28,9 @@ from tests.store.faults import CALLS
 
 DIED, RAISED, SAVED = 9, 1, 0
 UNSAID, UNREACHED = 3, 77
-Mode = str | int
+Mode = str | int  # or an errno
+REFUSED = "errno"
+ERRNOS = (errno.ENOSPC, errno.EIO)  # of REFUSED, by turns: which it is decides the words, and nothing else
 CUTTING = ("torn", "short")  # modes that are something of their own where bytes are written, and nowhere else
 
 # Owner, name, and which positional argument says where it writes.
@@ -45,7 +48,7 @@ class Point:
     """One fault and what it left.
 
     Attributes:
-        mode: "death", "torn" (half of the write first), "short" (half of a write, said so), an errno, or "limit".
+        mode: "death", "torn" (half of the write first), "short" (half of a write, said so), "errno", or "limit".
         k: which call, counted from 0; of "limit", the most bytes that a file may have.
         call: its name.
         code: DIED, RAISED (one line), SAVED, or UNSAID (a traceback).
@@ -54,7 +57,7 @@ class Point:
         wrong: what else is not as it should be.
     """
 
-    mode: Mode
+    mode: str
     k: int
     call: str
     code: int
@@ -63,7 +66,7 @@ class Point:
     wrong: str
 
 
-def sweep(save: Callable[[], None], run: Path, points: Path, modes: list[Mode], keep_every: int) -> list[Point]:
+def sweep(save: Callable[[], None], run: Path, points: Path, modes: list[str], keep_every: int) -> list[Point]:
     """Do `save` in a fork for every call and mode, each time in a copy of what lies in the working directory.
 
     Copies are kept for every so many points, in `points`/<mode>-<k>.
@@ -73,7 +76,7 @@ def sweep(save: Callable[[], None], run: Path, points: Path, modes: list[Mode], 
         for k in _places(mode, found):
             place = points / f"{mode}-{k}"
             shutil.copytree(".", place)
-            call, code = _forked(save, place, mode, k)
+            call, code = _forked(save, place, ERRNOS[k % len(ERRNOS)] if mode == REFUSED else mode, k)
             if code != UNREACHED:
                 found.append(_look(mode, k, call, code, place / run))
             if code == UNREACHED or len(found) % keep_every:
@@ -83,7 +86,7 @@ def sweep(save: Callable[[], None], run: Path, points: Path, modes: list[Mode], 
     return found
 
 
-def _places(mode: Mode, found: list[Point]) -> Iterable[int]:
+def _places(mode: str, found: list[Point]) -> Iterable[int]:
     if mode == "limit":
         return (256 * k * k for k in itertools.count())
     if mode in CUTTING:
@@ -182,7 +185,7 @@ def _halve(path: Path) -> None:
         os.truncate(file, file.stat().st_size // 2)
 
 
-def _look(mode: Mode, k: int, call: str, code: int, run: Path) -> Point:
+def _look(mode: str, k: int, call: str, code: int, run: Path) -> Point:
     last, previous, wrong = run / "last", run / "last.previous", ""
     sound = sum(_verifies(folder) for folder in (last, previous))
     try:
