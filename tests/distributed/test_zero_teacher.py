@@ -82,7 +82,10 @@ def alone(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_a_teacher_in_zero3_shards_teaches_the_same(
     world: Path, tmp_path: Path, alone: list[Path], student: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Padded and packed by turns: every student and every teacher has both. Of `dskd_cma` its embeddings as well, which are looked up outside of its own forward."""
+    """Padded and packed by turns: every student and every teacher has both.
+
+    Of `dskd_cma` its embeddings are cut as well, which are looked up outside of its own forward.
+    """
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     backend = students(tmp_path)[student]
     made: list[Recipe] = []
