@@ -37,7 +37,7 @@ def swept(made: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[
     root, points = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("points")
 
     def work(trainer: DistillationTrainer, save: Callable[[], None]) -> None:
-        found = sweep(save, trainer.run_folder, points, MODES, keep_every=37)
+        found = sweep(save, trainer.run_folder, points, MODES, keep_every=23)
         (root / "found.json").write_text(json.dumps([vars(point) for point in found]))
 
     ended = launch(made, root / "said.txt", where=root, first=lambda: at_save(4, work))
