@@ -158,9 +158,13 @@ class MultiCostTransport(CrossModelDualSpace):
                 costs = edit_costs(edits, len(t[0]), len(s[0]))
                 yield Example((t[0], s[0]), (t[1], s[1]), costs, (t[2], s[2]))
 
-    @cached_property
+    @property
     def edits(self) -> EditCosts:
-        """What is found of the tokens of every example, while its batch is made."""
+        """Between raw tokens; the same object every time."""
+        return self._edits
+
+    @cached_property
+    def _edits(self) -> EditCosts:
         assert self.tokenizers is not None, "MCW-KD needs both tokenizers"
         return EditCosts.of(self.tokenizers, official=self.settings["parity"])
 
