@@ -10,8 +10,11 @@ import math
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from stillhouse import cli
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.mistakes import Mistake
+from stillhouse.patience import Patience
 from stillhouse.rollout import Sampling, respond, server_of
 from stillhouse.rollout.server import Server
 from tests.rollout.serving import served
@@ -31,6 +35,12 @@ from tests.rollout.small import VOCABULARY, character_tokenizer, same, save_mode
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     world = tmp_path_factory.mktemp("served")
     return [save_model(world / name, seed) for name, seed in (("first", 1), ("second", 2))]
+
+
+def hasty(address: str, wait: float = 0.01) -> Server:
+    """With little patience."""
+    found = Server.at(address, batch_size=2, vocabulary=VOCABULARY)
+    return replace(found, patience=Patience(retries=2, wait=wait, longest=wait))
 
 
 def test_greedy_answers_are_the_models_own(folders):
@@ -133,9 +143,82 @@ def test_what_a_server_does_wrong_is_said(folders, case):
     odd, line = BAD[case]
     with served(folders[0]) as serving, pytest.raises(Mistake, match=rf"^server: {serving.address}: {line}"):  # noqa: PT012
         serving.odd = odd
-        engine = Server.at(serving.address, batch_size=2, vocabulary=VOCABULARY)
+        engine = hasty(serving.address)
         respond(engine, character_tokenizer(), [[1], [2]], Sampling(4), seed=1)
         engine.take(folders[1])
+
+
+PASSING = {"overloaded": (503, b""), "asks to wait": (429, b""), "cut": (0, b""), "broken": (200, b'{"choices": [')}
+
+
+@pytest.mark.parametrize("failure", PASSING)
+def test_what_may_pass_is_asked_again_and_nothing_else(folders, failure):
+    tokenizer, prompts, greedy = load_tokenizer(str(folders[0])), some_prompts(4), Sampling(3, temperature=0)
+    with served(folders[0]) as serving:
+        engine = hasty(serving.address)
+        expected = respond(engine, tokenizer, prompts, greedy, seed=1)
+        serving.asked.clear()
+        serving.first = {path: [PASSING[failure]] * 2 for path in ("/v1/completions", "/collective_rpc")}
+        same(respond(engine, tokenizer, prompts, greedy, seed=1), expected)
+        engine.take(folders[1])
+        asked = [path for path, _ in serving.asked]
+    assert (asked.count("/v1/completions"), asked.count("/collective_rpc")) == (4 + 2, 1 + 2)
+
+
+def test_a_server_that_is_started_anew_is_waited_for(folders):
+    tokenizer, prompts, greedy = load_tokenizer(str(folders[0])), some_prompts(4), Sampling(3, temperature=0)
+    with served(folders[0]) as serving:
+        engine = hasty(serving.address, wait=0.5)
+        expected = respond(engine, tokenizer, prompts, greedy, seed=1)
+    found = []
+    asking = threading.Thread(target=lambda: found.extend(respond(engine, tokenizer, prompts, greedy, seed=1)))
+    asking.start()
+    time.sleep(0.1)
+    with served(folders[0], port=int(engine.address.rpartition(":")[2])):
+        asking.join()
+    same(found, expected)
+
+
+def test_what_does_not_pass_is_said_at_once_or_after_the_last_time(folders):
+    tokenizer, one = character_tokenizer(), [[1]]
+    with served(folders[0]) as serving:
+        engine = hasty(serving.address)
+        for status, requests in ((400, 1), (404, 1), (503, 3)):
+            serving.odd["/v1/completions"] = status, {"error": {"message": "so it is"}}
+            serving.asked.clear()
+            with pytest.raises(Mistake, match=f"{status} so it is"):
+                respond(engine, tokenizer, one, Sampling(4), seed=1)
+            assert len(serving.asked) == requests
+        serving.odd["/v1/models"] = 503, {}
+        serving.asked.clear()
+        with pytest.raises(Mistake, match="503"):
+            hasty(serving.address)
+        assert len(serving.asked) == 1, "a first look is quick"
+        serving.first["/v1/completions"] = [(503, b"")]
+        engine = replace(engine, patience=Patience(retries=2, wait=60.0, longest=60.0))
+        serving.odd["/v1/completions"] = 400, {"error": {"message": "too long"}}
+        began = time.monotonic()
+        with pytest.raises(Mistake, match="400 too long"):
+            respond(engine, tokenizer, [[1], [2]], Sampling(4), seed=1)
+        assert time.monotonic() - began < 20.0, "one that waits to be asked again does not hold up the rest"
+
+
+def test_a_connection_is_not_waited_for_as_an_answer_is(folders):
+    """The backlog of a listener that takes nobody is full: connecting hangs, as it does behind a silent firewall."""
+    with served(folders[0]) as serving:
+        engine = hasty(serving.address)
+    with socket.socket() as full, ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(8):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        deaf = replace(engine, address=f"http://127.0.0.1:{full.getsockname()[1]}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("stillhouse.rollout.server.REACHED", 0.2)
+            with pytest.raises(Mistake, match="does not answer: timed out"):
+                respond(deaf, character_tokenizer(), [[1]], Sampling(4), seed=1)
 
 
 def test_what_it_was_not_started_for_is_said(folders):
