@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from stillhouse import cli
 from stillhouse.data.tokenizer import load_tokenizer
-from stillhouse.mistakes import Mistake
+from stillhouse.mistakes import LONGEST_LINE, Mistake
 from stillhouse.patience import Patience
 from stillhouse.rollout import Sampling, respond, server_of
 from stillhouse.rollout.server import Server
@@ -122,7 +123,9 @@ def test_it_takes_new_weights(folders):
 
 
 BAD = {
-    "several": ({"/v1/models": (200, {"data": [{"id": "a"}, {"id": "b"}]})}, "serves a, b; serve the model alone"),
+    "several": ({"/v1/models": (200, {"data": [{"id": "a"}, {"id": "b"}]})}, "serves 'a', 'b'; serve the model alone"),
+    "no model": ({"/v1/models": (200, {"data": []})}, "serves nothing; serve the model alone"),
+    "something else": ({"/v1/models": (200, ["data"])}, "does not say which models it serves; is it vLLM"),
     "no JSON": ({"/v1/models": (200, b"<html>")}, "does not answer: Expecting value"),
     "no ids": (
         {"/v1/completions": (200, {"choices": [{"text": "a"}]})},
@@ -146,6 +149,55 @@ def test_what_a_server_does_wrong_is_said(folders, case):
         engine = hasty(serving.address)
         respond(engine, character_tokenizer(), [[1], [2]], Sampling(4), seed=1)
         engine.take(folders[1])
+
+
+def card(name: str, root: str | None, **more: object) -> dict[str, object]:
+    return {"id": name, "root": root, "max_model_len": 50, **more}
+
+
+def test_the_model_that_is_asked_for_is_the_one_that_is_served(folders, tmp_path, monkeypatch):
+    """By what the server calls it or what it has loaded, in whatever way a folder is written."""
+    first, second = folders
+    shutil.copytree(first, tmp_path / "run" / "epoch1_step3_loss1.0")
+    (tmp_path / "run" / "recipe.yaml").write_text("{}")
+    (tmp_path / "link").symlink_to(first)
+    monkeypatch.chdir(first.parent)
+    one, lora = card("Org/name", "Org/name"), card("tuned", str(second), parent="Org/name")
+    renamed, best = card("mine", str(first)), card("b", str(tmp_path / "run" / "epoch1_step3_loss1.0"))
+    far = card(str(first), "/far/away")
+    cases: list[tuple[list[dict[str, object]], str, str]] = [
+        ([one, lora], "Org/name", "Org/name"),
+        ([one, renamed], str(first), "mine"),
+        ([renamed], "first/", "mine"),
+        ([renamed], str(tmp_path / "link"), "mine"),
+        ([card("x", "first")], str(first), "x"),  # relative, as it was started
+        ([one, best], str(tmp_path / "run"), "b"),
+        ([card("run", None), best], str(tmp_path / "run"), "b"),
+        ([far], str(first), str(first)),  # its own folder is not to be seen from here; it says that it is that model
+        ([card("y", str(first)), renamed], "", "y"),  # two names of one model
+        ([one], str(first), "serves 'Org/name', not"),
+        ([one], "Org/other", "serves 'Org/name', not 'Org/other'"),
+        ([lora], str(second), "serves nothing, not"),
+        ([far], str(tmp_path / "link"), "serves '.*' of '/far/away', not"),
+        ([card(str(first), str(second))], str(first), "serves another model, '.*second'"),
+    ]  # fmt: skip
+    with served(first) as serving:
+        for models, asked, expected in cases:
+            serving.odd["/v1/models"] = 200, {"data": models}
+            if expected.startswith("serves"):
+                with pytest.raises(Mistake, match=expected) as caught:
+                    asked_of(serving.address, asked)
+                assert len(str(caught.value)) <= LONGEST_LINE
+            else:
+                found = asked_of(serving.address, asked)
+                assert (found.name, found.room) == (expected, 50)
+
+
+def asked_of(address: str, model: str) -> Server:
+    """A Hub name is nothing that could be looked up here."""
+    if Path(model).is_dir() and model:
+        return server_of(address, model, 2)
+    return Server.at(address, batch_size=2, vocabulary=0, names=(model,) if model else ())
 
 
 PASSING = {"overloaded": (503, b""), "asks to wait": (429, b""), "cut": (0, b""), "broken": (200, b'{"choices": [')}
@@ -228,7 +280,9 @@ def test_what_it_was_not_started_for_is_said(folders):
             engine.take(folders[1])
         with pytest.raises(Mistake, match="no_repeat_ngram_size: is not known to a server"):
             respond(engine, character_tokenizer(), [[1]], Sampling(4, no_repeat_ngram_size=2), seed=1)
-        with pytest.raises(Mistake, match=r"serves another model, '.*first'; name that one, or serve yours"):
+        with pytest.raises(
+            Mistake, match=r"serves 'served' of '.*first', not '.*second'; name that one, or serve yours"
+        ):
             server_of(serving.address, str(folders[1]), 2)
         address = serving.address
     with pytest.raises(Mistake, match=r"does not answer: .*refused; is it started\? vllm serve MODEL"):

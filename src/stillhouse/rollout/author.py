@@ -75,13 +75,14 @@ def engine_of(model: PreTrainedModel, running: Running, batch_size: int) -> Engi
 
 
 def server_of(address: str, model: str, batch_size: int, *, trust_remote_code: bool = False) -> Server:
-    """The server at `address`, which must have `model`.
+    """The server at `address`, which must have `model`; of a run's folder, its best checkpoint.
 
     Raises:
-        Mistake: there is none, or it has loaded another folder than `model`.
+        Mistake: there is none, it serves another model, or one of that name whose weights, which are here, are others.
     """
     vocabulary = load_config(model, trust_remote_code=trust_remote_code).get_text_config().vocab_size
-    server = Server.at(address, batch_size=batch_size, vocabulary=vocabulary, name=model)
+    names = tuple(dict.fromkeys((model, find(model))))
+    server = Server.at(address, batch_size=batch_size, vocabulary=vocabulary, names=names)
     root = Path(server.root)
     if server.root and root.is_dir() and identify(str(root)) != identify(model, trust_remote_code=trust_remote_code):
         raise Mistake(f"server: {address}", f"serves another model, '{root}'", "name that one, or serve yours")

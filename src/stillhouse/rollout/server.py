@@ -58,20 +58,30 @@ class Server:
     patience: Patience = PATIENCE
 
     @classmethod
-    def at(cls, address: str, *, batch_size: int, vocabulary: int, name: str = "") -> Server:
-        """The server at `address`, and of the models that it serves `name`, or the only one.
+    def at(cls, address: str, *, batch_size: int, vocabulary: int, names: Sequence[str] = ()) -> Server:
+        """The server at `address`, and of the models that it serves one of `names`, or its only one if none is given.
+
+        A model has a name if the server calls it so, or has loaded it from there; folders are compared resolved.
 
         Raises:
-            Mistake: nothing answers there, or what does serves several models, none of that name.
+            Mistake: nothing answers there, or what does serves none of `names`, or, of no names, several models.
         """
-        server = cls(address.rstrip("/"), name, None, batch_size, vocabulary)
-        served: list[dict[str, Any]] = server._got("/v1/models", patience=AT_ONCE, seconds=REACHED)["data"]
-        models = [one for one in served if not one.get("parent")]  # an adapter has a parent
-        named = [one for one in models if name in (one["id"], one.get("root"))] or models
-        if len(named) != 1:
-            raise Mistake(server._where, f"serves {', '.join(one['id'] for one in models)}", "serve the model alone")
-        (found,) = named
-        return replace(server, name=found["id"], room=found.get("max_model_len"), root=str(found.get("root") or ""))
+        server = cls(address.rstrip("/"), "", None, batch_size, vocabulary)
+        found = server._got("/v1/models", patience=AT_ONCE, seconds=REACHED)
+        try:  # an adapter has a parent
+            models = [(str(one["id"]), one) for one in found["data"] if not one.get("parent")]
+        except (LookupError, TypeError, AttributeError):
+            raise Mistake(server._where, "does not say which models it serves", "is it vLLM?") from None
+        served = ", ".join(dict.fromkeys(_described(one) for _, one in models)) or "nothing"
+        if names:
+            models = [(name, one) for name, one in models if any(_same(one, asked) for asked in names)]
+            if not models:
+                wrong = f"serves {shorten(served, 70)}, not '{shorten(names[0], 40)}'"
+                raise Mistake(server._where, wrong, "name that one, or serve yours")
+        elif len({one.get("root") or name for name, one in models}) != 1:  # a model may have several names
+            raise Mistake(server._where, f"serves {shorten(served, 90)}", "serve the model alone")
+        name, chosen = models[0]
+        return replace(server, name=name, room=chosen.get("max_model_len"), root=str(chosen.get("root") or ""))
 
     def write(self, asked: Sequence[Asked], manner: Manner) -> Generator[tuple[int, Drawn]]:
         """As they come; a request that fails in a way that may pass is sent again, and the others go on.
@@ -171,6 +181,20 @@ class Server:
     @property
     def _where(self) -> str:
         return f"server: {self.address}"
+
+
+def _described(card: dict[str, Any]) -> str:
+    """What a server calls a model and, where that is something else, what it has loaded."""
+    root = card.get("root") or card["id"]
+    return f"'{card['id']}'" if root == card["id"] else f"'{card['id']}' of '{root}'"
+
+
+def _same(card: dict[str, Any], name: str) -> bool:
+    """Whether a server's model is `name`; a Hub name resolves as a folder would, and so to itself alone."""
+    if name == card["id"]:
+        return True
+    root = card.get("root")
+    return bool(root) and Path(root).resolve() == Path(name).resolve()
 
 
 class _Refused(Mistake):
