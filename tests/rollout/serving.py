@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -103,3 +104,31 @@ def served(folder: Path, port: int = 0, **options: Any) -> Iterator[Serving]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def served_apart(folder: Path, **options: Any) -> Iterator[tuple[str, Callable[[], list[tuple[str, Any]]]]]:
+    """The same in a process of its own, for those who fork: its address, and what was asked since the last call."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def work() -> None:
+        with served(folder, **options) as serving:
+            theirs.send(serving.address)
+            while theirs.recv():
+                theirs.send(serving.asked)
+                serving.asked = []
+
+    process = context.Process(target=work, daemon=True)
+    process.start()
+
+    def asked() -> list[tuple[str, Any]]:
+        ours.send(True)
+        return ours.recv()
+
+    try:
+        yield ours.recv(), asked
+        ours.send(False)
+        process.join(10.0)
+    finally:
+        process.kill()
