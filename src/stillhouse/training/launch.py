@@ -16,7 +16,7 @@ from stillhouse.training import processes
 from stillhouse.training.arguments import training_arguments
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.log import close_log, logger, open_log
-from stillhouse.training.preflight import Tokenizers, check_models, check_sharding, tokenizers_of
+from stillhouse.training.preflight import Tokenizers, check_models, check_sharding, check_window, tokenizers_of
 from stillhouse.training.prepare import prepare
 
 
@@ -35,6 +35,7 @@ def run(recipe: Recipe) -> Path:
     arguments = training_arguments(recipe)
     processes.check(arguments)
     check_sharding(recipe, arguments)
+    check_window(recipe, arguments)
     folder = processes.by_first(lambda: RunFolder.open(recipe))
     handlers = open_log(folder.path)
     try:

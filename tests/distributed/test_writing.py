@@ -1,4 +1,4 @@
-"""Two processes whose student is written for by one server: the weights of one, and no request more."""
+"""Two processes that share one server, or what is written at once: the weights of one, and no request more."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from stillhouse.mistakes import Mistake
+from stillhouse.recipe import Recipe
 from stillhouse.training import run
+from stillhouse.training.trainer import DistillationTrainer
 from tests import toy
-from tests.distributed.test_backends import DDP, WHOLE, recipe, same, split
+from tests.distributed.ranks import on_ranks
+from tests.distributed.test_backends import DDP, WHOLE, recipe, same, split, weights
 from tests.rollout.serving import served_apart
+from tests.training.test_run import Killed
 
 pytestmark = pytest.mark.slow
 METHODS = {
@@ -64,3 +70,38 @@ def test_they_share_the_rows_that_a_teacher_answers(world: Path, tmp_path: Path)
     same(spread, alone)
     assert counted(found, "/v1/completions") == counted(expected, "/v1/completions")
     assert (spread / "teacher.jsonl").read_text() == (alone / "teacher.jsonl").read_text()
+
+
+def test_they_share_a_window(world: Path, tmp_path: Path) -> None:
+    more = ["--rollout.window=16", "--rollout.reuse=2", "--rollout.show_every=1", "--training.save_steps=1"]
+    alone = run(recipe(world, tmp_path / "alone", "minillm", *WHOLE, *more))
+    (spread,) = DDP.run_all([recipe(world, tmp_path / "two", "minillm", *split(2, 2), *more)])
+    same(spread, alone)
+    cut = recipe(world, tmp_path / "cut", "minillm", *split(2, 2), *more)
+    on_ranks(lambda: killed(cut, 5))  # in the third step of four that learn from what was written in the first
+    (again,) = DDP.run_all([cut])
+    theirs = weights(spread)
+    assert all(torch.equal(value, theirs[name]) for name, value in weights(again).items())
+    assert (again / "samples.jsonl").read_text() == (spread / "samples.jsonl").read_text()
+    odd = recipe(world, tmp_path / "odd", "minillm", *split(8, 1), "--rollout.window=24")
+    (said, _) = on_ranks(lambda: refused(odd))
+    assert said == ("rollout.window: 24 is no multiple of the 16 examples that 2 processes take in a step; write 32")
+
+
+def killed(made: Recipe, call: int) -> None:
+    step, calls = DistillationTrainer.training_step, iter(range(99))
+
+    def killing(*given: Any, **named: Any) -> Any:
+        if next(calls) == call:
+            raise Killed
+        return step(*given, **named)
+
+    DistillationTrainer.training_step = killing
+    with pytest.raises(Killed):
+        run(made)
+
+
+def refused(made: Recipe) -> str:
+    with pytest.raises(Mistake) as caught:
+        run(made)
+    return str(caught.value)
