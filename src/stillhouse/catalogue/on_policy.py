@@ -123,7 +123,8 @@ _MINILLM = Entry(
     official="Its returns start at the token itself, whose reward is the single-step KL already, so counted twice: "
     "parity. It whitens over padding as well, parity does not. It reads its corpus in order, here every step draws. "
     "Its 256 responses, shuffled over 4 inner epochs: rollout.window: 256; without, reuse repeats a step. Its scripts: "
-    "learning_rate 5e-6, warmup_steps 100, constant, adam_beta2 0.95, weight_decay 1e-6, no dropout (student.dropout: 0).",
+    "learning_rate 5e-6, warmup_steps 100, constant, adam_beta2 0.95, weight_decay 1e-6, no dropout "
+    "(student.dropout: 0).",
     one_tokenizer=True,
     rollout={"source": "student", "teacher_mix": 0.2, "reuse": 4},
     sources=("student",),
