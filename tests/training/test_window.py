@@ -61,12 +61,13 @@ def test_every_inner_epoch_has_every_response_once_in_an_order_of_its_own():
 
 
 def test_a_smaller_step_takes_the_beginning_of_its_batch():
-    whole, part = (Window(8, 4, 1, seed=1, samples=range(9)) for _ in range(2))
+    whole, part = (Window(12, 4, 1, seed=1, samples=range(19)) for _ in range(2))
     for window in (whole, part):
         window.fill(written(window.asked()))
-    (first,), second = whole.take([4]), whole.take([4])
-    assert part.take([2, 1]) == [first[:2], first[2:3]]
-    assert part.take([4]) == second and part.used
+    first, (second,), third = (whole.take([4]) for _ in range(3))
+    assert part.take([4]) == first
+    assert part.take([2, 1]) == [second[:2], second[2:3]]
+    assert part.take([4]) == third and part.used
 
 
 def test_a_window_goes_on_where_it_was():
