@@ -129,6 +129,9 @@ class _Planner:
         elif training.begun and (source := training.outdated) is not None:
             key, wrong = str(training.folder), f"learnt from another run of {source.title} than there is now"
             mend = "--overwrite=true trains it anew"
+        elif training.begun and (found := training.changed_file) is not None:
+            key, wrong = found[0], f"{found[1]} is not what {training.folder} was trained with"
+            mend = "put it back, or --overwrite=true to train it anew"
         else:
             return False
         if not self.options.overwrite:
