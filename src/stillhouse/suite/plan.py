@@ -75,7 +75,7 @@ class _Planner:
     def _training(self, row: SuiteRow, seed: int) -> Training:
         assert row.recipe is not None
         verb, changes = _asked(flat(self.options.set), read_document(row.recipe).values, row.changes)
-        part = f"{row.slug}-seed{seed}"
+        part = row.part(seed)
         changes |= {"seed": seed, "output": str(self.out / "runs"), "name": part}
         filled, sources = self._filled(changes, seed)
         parse(verb, [row.recipe, *_options(filled)], of_a_suite=True)
@@ -187,8 +187,8 @@ class _Planner:
 
     def _scorings(self, row: SuiteRow, seed: int | None) -> list[Scoring]:
         training = None if seed is None else self.trained[row.name][seed]
-        part, of_seed = (row.slug, "") if seed is None else (f"{row.slug}-seed{seed}", f", seed {seed}")
-        return [self._scoring(row, kind, training, seed, part, f"{row.name}{of_seed}: {kind}")
+        of_seed = "" if seed is None else f", seed {seed}"
+        return [self._scoring(row, kind, training, seed, row.part(seed), f"{row.name}{of_seed}: {kind}")
                 for kind in self.options.evaluate]  # fmt: skip
 
     def _scoring(
