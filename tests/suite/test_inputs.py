@@ -10,8 +10,9 @@ import yaml
 
 from stillhouse import store
 from stillhouse.mistakes import LONGEST_LINE, Mistake
+from stillhouse.recipe import dump
 from stillhouse.suite import inputs
-from stillhouse.suite.jobs import Line, Training
+from stillhouse.suite.jobs import Line, Scoring, Training
 from stillhouse.suite.plan import plan
 from tests.suite.small import RECIPE, ROWS, job, options, pretend, write_folder
 from tests.toy import write_rows
@@ -182,3 +183,41 @@ def test_the_note_of_new_rows_never_stands_beside_a_run_that_learnt_others(folde
     anew.begin()
     assert not anew.folder.exists()
     assert undone(planned("--overwrite")) == ["SFT, seed 3", "FKL, seed 3"]
+
+
+def test_a_run_that_was_stopped_does_not_go_on_under_another_teacher(folder: Path) -> None:
+    """What it learns from is noted before it starts: it may never come to its end."""
+    teacher, student = (line.trainings[3] for line in planned())
+    pretend(teacher, xxh3="one")
+    student.begin()
+    (student.folder / "last").mkdir(parents=True)
+    store.write_text(student.folder / "recipe.yaml", dump(student.recipe.as_dict()))
+    assert undone(planned()) == ["FKL, seed 3"]
+    pretend(teacher, xxh3="another")
+    assert refusal().startswith("rows[2], FKL: out/runs/small/forward_kl/FKL-seed3: learnt from another run of SFT, ")
+
+
+def scored(**changed: Any) -> Scoring:
+    """A model and its teacher, compared, by a scoring that has just ended."""
+    evaluate = {"agreement": {"data": ["dev.jsonl"], "teacher": "large"}}
+    found = job(planned(rows=ROWS[:1], evaluate=evaluate, **changed), "Base: agreement")
+    assert isinstance(found, Scoring)
+    found.begin()
+    store.write_json(found.out / "agreement/measures.json", [])
+    found.stamp()
+    assert found.done
+    return found
+
+
+def test_scores_against_a_teacher_are_of_that_teacher(folder: Path) -> None:
+    scoring = scored()
+    replace_a_byte("large/config.json")
+    assert not scoring.done
+
+
+def test_scores_that_are_being_made_anew_are_not_there(folder: Path) -> None:
+    """Killed in the middle, an evaluation leaves the scores of before, or some of each."""
+    scoring = scored()
+    scoring.begin()
+    assert not scoring.done and [path.name for path in scoring.out.iterdir()] == ["agreement"]
+    scoring.begin()  # nothing to forget
