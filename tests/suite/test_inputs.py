@@ -197,13 +197,15 @@ def test_a_run_that_was_stopped_does_not_go_on_under_another_teacher(folder: Pat
     assert refusal().startswith("rows[2], FKL: out/runs/small/forward_kl/FKL-seed3: learnt from another run of SFT, ")
 
 
-def scored(**changed: Any) -> Scoring:
-    """A model and its teacher, compared, by a scoring that has just ended."""
-    evaluate = {"agreement": {"data": ["dev.jsonl"], "teacher": "large"}}
-    found = job(planned(rows=ROWS[:1], evaluate=evaluate, **changed), "Base: agreement")
+AGREEMENT = {"agreement": {"data": ["dev.jsonl"], "teacher": "large"}}
+
+
+def scored(kind: str = "agreement", evaluate: Any = AGREEMENT) -> Scoring:
+    """A model, by a scoring that has just ended; as a rule how near it is to its teacher."""
+    found = job(planned(rows=ROWS[:1], evaluate=evaluate), f"Base: {kind}")
     assert isinstance(found, Scoring)
     found.begin()
-    store.write_json(found.out / "agreement/measures.json", [])
+    store.write_json(found.out / kind / "measures.json", [])
     found.stamp()
     assert found.done
     return found
@@ -221,3 +223,18 @@ def test_scores_that_are_being_made_anew_are_not_there(folder: Path) -> None:
     scoring.begin()
     assert not scoring.done and [path.name for path in scoring.out.iterdir()] == ["agreement"]
     scoring.begin()  # nothing to forget
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_another_size_of_batches_is_no_other_choice_but_where_a_batch_is_drawn_together(
+    folder: Path, temperature: int
+) -> None:
+    asked = {"tasks": ["gsm8k"], "temperature": temperature}
+    scored("tasks", {"tasks": {**asked, "batch_size": 8}})
+    smaller: dict[str, Any] = {"rows": ROWS[:1], "evaluate": {"tasks": {**asked, "batch_size": 2}}}
+    if temperature:
+        assert "evaluate.tasks.batch_size: is 2, but scores in out/scores/Base/tasks were made with 8" in refusal(
+            **smaller
+        )
+    else:
+        assert not job(planned(**smaller), "Base: tasks").done  # `evaluate` keeps what it has

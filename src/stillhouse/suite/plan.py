@@ -249,8 +249,10 @@ def _refuse_other_choice(scoring: Scoring) -> None:
     """Scores of other options are somebody's, and `evaluate` would keep them: said before anything is trained."""
     made = scoring.made_by
     before, now = ({} if made is None else made["chosen"]), scoring.chosen
+    together = scoring.kind == "tasks" and now.get("temperature")  # lm-eval draws for a batch together
+    harmless = (*_HARMLESS, *(() if together else ("batch_size",)))
     for key in sorted(before.keys() | now.keys()) if made is not None else ():
-        if key not in _HARMLESS and key != "run_generated_code" and before.get(key) != now.get(key):
+        if key not in harmless and key != "run_generated_code" and before.get(key) != now.get(key):
             there, here = (_text(values[key]) if key in values else "not set" for values in (before, now))
             wrong = f"is {here}, but scores in {scoring.out} were made with {there}"
             raise Mistake(f"evaluate.{scoring.kind}.{key}", wrong, "give another output, or --overwrite=true")
