@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.methods.mcw_costs import EditCosts, Example, hidden_costs, logit_costs
-from stillhouse.transport import context_windows, kl_divergences, transport_cost
+from stillhouse.transport import context_windows, edit_costs, kl_divergences, transport_cost
 
 Ids = tuple[np.ndarray, np.ndarray]
 WEIGHTS = torch.tensor([[0.2, 0.5, 0.3], [0.3, 0.5, 0.2]])
@@ -112,7 +112,8 @@ def sum_of(weights: Tensor, costs: list[Tensor]) -> Tensor:
 
 def own_example(example: Example, ids: Ids, edits: EditCosts) -> Tensor:
     """The same by the library."""
-    example = Example(example.logits, example.saliences, edits(*ids), example.hidden)
+    costs = edit_costs(edits(*ids), len(ids[1]), len(ids[0]))
+    example = Example(example.logits, example.saliences, costs, example.hidden)
     kinds = zip(WEIGHTS, (logit_costs(example), hidden_costs(example)), strict=True)
     return torch.stack([transport_cost(torch.einsum("c,cmn->mn", weights, costs)) for weights, costs in kinds]).sum()
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stillhouse.data.conversation import read
+from stillhouse.data.conversation import read, rejected
 from stillhouse.data.rows import Row
 from stillhouse.mistakes import LONGEST_LINE, Mistake
 
@@ -43,6 +43,25 @@ def test_every_format_is_one_conversation(fields: dict[str, Any], asked: str, re
     assert [m["content"] for m in conversation.messages[1:]] == list(references[:1])
 
 
+@pytest.mark.parametrize("wrapped", ["texts", "after a text", "after messages", "whole"])
+def test_a_pair_has_what_is_chosen_and_what_is_rejected(wrapped: str):
+    sides = {"chosen": "yes", "rejected": "no"}
+    said = {key: [{"role": "assistant", "content": text}] for key, text in sides.items()}
+    asked = {"role": "user", "content": "p"}
+    fields = {
+        "texts": {"prompt": "p", **sides},
+        "after a text": {"prompt": "p", **said},
+        "after messages": {"prompt": [asked], **said},
+        "whole": {"prompt": "a note", **{key: [asked, *messages] for key, messages in said.items()}},
+    }[wrapped]
+    row = Row(fields, "t")
+    for read_one, text in ((read(row), "yes"), (read(rejected(row)), "no")):
+        assert read_one.references == (text,)
+        assert [message["content"] for message in read_one.messages] == ["p", text]
+    with pytest.raises(Mistake, match="t: has no 'rejected'; a pair is"):
+        rejected(Row({**fields, "rejected": None}, "t"))
+
+
 def test_text_has_no_messages():
     assert read(Row({"text": "t", "id": 1}, "t")).text == "t"
 
@@ -67,6 +86,10 @@ def test_text_has_no_messages():
         ({"prompt": "p", "output": "half \ud83d"}, "'output' holds a broken character at 5"),
         ({"text": ""}, "'text' is empty"),
         ({"messages": []}, "'messages' is not a list of messages"),
+        ({"chosen": [ASSISTANT]}, "chosen[0]: 'assistant' comes first"),
+        ({"prompt": "p", "chosen": [3]}, "chosen[1] is not an object"),
+        ({"prompt": "p", "chosen": 3}, "'chosen' is not a text but 3"),
+        ({"prompt": "p", "choosen": "c"}, "unknown key 'choosen'; did you mean 'chosen'?"),
         ({"messages": "hi"}, "'messages' is not a list of messages"),
         ({"messages": ["hi"]}, "messages[0] is not an object"),
         ({"messages": [{"role": "user"}]}, "messages[0]: has no 'content'"),

@@ -20,10 +20,19 @@ from stillhouse.methods.mcw_costs import (
     logit_costs,
 )
 from stillhouse.methods.mcw_kd import MultiCostTransport
-from stillhouse.transport import Potential, ascend, cost_weights, entropic_plan, held, semi_dual_value, transport_cost
+from stillhouse.transport import (
+    Potential,
+    ascend,
+    cost_weights,
+    edit_costs,
+    entropic_plan,
+    held,
+    semi_dual_value,
+    transport_cost,
+)
 from tests.golden.cross import GRADIENT, VALUE, check_gradients, counts, files, load, side
 from tests.golden.test_dual_space import embedded
-from tests.methods.two_sides import by_position
+from tests.methods.two_sides import by_position, with_edits
 
 SETTINGS = {
     "temperature": "kd_temperature",
@@ -70,7 +79,7 @@ class Golden:
         return Example(
             (self.theirs[index][of_teacher], self.ours[index][of_student]),
             (self.salience(hidden[0]), self.salience(hidden[1])),
-            self.edits(ours[of_student], theirs[of_teacher]),
+            edit_costs(self.edits(ours[of_student], theirs[of_teacher]), int(of_teacher.sum()), int(of_student.sum())),
             hidden,
         )
 
@@ -188,9 +197,9 @@ def test_the_whole_loss(path: Path) -> None:
         (sides, lambda who: arrays[f"in_{who}_label"]),
         (everywhere, lambda who: attended(golden, who)),
     ):
-        both_sides[1] = replace(both_sides[1], pairing=by_position(counts(of("stu")), counts(of("tea"))))
+        paired = replace(both_sides[1], pairing=by_position(counts(of("stu")), counts(of("tea"))))
+        both_sides[1] = with_edits(both_sides[0], paired, golden.edits)
     method.size(sides[0].head, sides[1].head, 0)
-    method.__dict__["_edits"] = golden.edits
     state = {f"projectors.{name}": arrays[f"in_proj_{name.replace('.', '_')}"] for name in PROJECTORS}
     state |= {f"projectors.salience.{name}": arrays[f"in_salience_{name[0]}"] for name in ("weight", "bias")}
     if "dual" in path.stem:

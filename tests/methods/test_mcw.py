@@ -20,8 +20,8 @@ from stillhouse.methods.mcw_costs import EditCosts
 from stillhouse.methods.mcw_kd import COSTS, MultiCostTransport
 from stillhouse.methods.mcw_kd_dual import SemiDualTransport
 from stillhouse.methods.pair import TokenizerPair
-from stillhouse.transport import cost_weights
-from tests.methods.two_sides import both, by_position, example, leaves
+from stillhouse.transport import cost_weights, edit_costs
+from tests.methods.two_sides import both, by_position, example, leaves, with_edits
 
 OURS, THEIRS = [4, 1, 3], [2, 5, 3]
 STUDENT = [f"{chr(97 + index)}{'b' * (index % 3)}" for index in range(13)]
@@ -45,7 +45,7 @@ def sides(ours: Sequence[int] = OURS, theirs: Sequence[int] = THEIRS) -> tuple[P
         table = torch.randn(side.head.vocabulary, side.hidden.shape[1], generator=generator, dtype=torch.float64)
         embedded = Embedded(table[inputs], table[side.labels], table[0], torch.tensor(1.3, dtype=torch.float64))
         found.append(replace(side, inputs=inputs, embedded=embedded))
-    return found[0], found[1]
+    return found[0], with_edits(found[0], found[1], EditCosts(STUDENT, TEACHER))
 
 
 def made(name: str, student: Predictions, teacher: Predictions, **settings: Any) -> MultiCostTransport:
@@ -194,8 +194,9 @@ def test_a_batch_is_the_sum_of_its_examples(name: str) -> None:
     whole = method(student, teacher, CLOCK)
     parts = []
     for index in range(len(OURS)):
+        ours = example(student, OURS, index)
         theirs = replace(example(teacher, THEIRS, index), pairing=by_position([OURS[index]], [THEIRS[index]]))
-        parts.append(method(example(student, OURS, index), theirs, CLOCK))
+        parts.append(method(ours, with_edits(ours, theirs, method.edits), CLOCK))
     total = torch.stack([part.loss for part in parts]).sum()
     learnt = [*leaves(student), *method.parameters()]
     torch.testing.assert_close(whole.loss, total)
@@ -260,8 +261,10 @@ def test_a_response_without_rows_on_one_side_is_left_out() -> None:
     student, teacher = sides([2, 3], [0, 2])
     method = made("mcw_kd", student, teacher)
     both_of_them = method.transports(student, teacher.detach(), method.at(CLOCK), method._share(CLOCK))[0]
+    first = example(student, [2, 3], 1)
     second = replace(example(teacher, [0, 2], 1).detach(), pairing=by_position([3], [2]))
-    alone = method.transports(example(student, [2, 3], 1), second, method.at(CLOCK), method._share(CLOCK))[0]
+    second = with_edits(first, second, method.edits)
+    alone = method.transports(first, second, method.at(CLOCK), method._share(CLOCK))[0]
     torch.testing.assert_close(both_of_them, alone)
     nothing = sides([2], [0])
     values, sums = method.transports(*nothing, method.at(CLOCK), method._share(CLOCK))
@@ -290,6 +293,6 @@ def test_weights_of_costs_follow_their_means_over_an_interval() -> None:
 def test_skipped_tokens_move_what_comes_after_them() -> None:
     plain, skipping = (EditCosts(STUDENT, TEACHER, ids) for ids in (((), ()), ((0,), ())))
     ours, theirs = np.array([0, 1, 4]), np.array([2, 3])
-    assert torch.equal(plain(ours, theirs).double(), edits_twin([0, 1, 4], [2, 3]))
-    found = skipping(ours, theirs)
+    assert torch.equal(edit_costs(plain(ours, theirs), 2, 3).double(), edits_twin([0, 1, 4], [2, 3]))
+    found = edit_costs(skipping(ours, theirs), 2, 3)
     assert torch.equal(found[:, :2].double(), edits_twin([1, 4], [2, 3])) and found[:, 2].tolist() == [0.0, 0.0]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.head import Head, Pairing, Predictions
+from stillhouse.paired.dataset import Edits
 
 Leaves = tuple[Tensor, Tensor]
 
@@ -39,6 +40,16 @@ def both(
     """A student, and a teacher that is paired with it by position."""
     ours, theirs = side(seed, student, vocabularies[0], 5), side(seed + 1, teacher, vocabularies[1], 7)
     return ours, replace(theirs, pairing=by_position(student, teacher))
+
+
+def with_edits(student: Predictions, teacher: Predictions, edits: Edits) -> Predictions:
+    """The teacher, with what a collator finds between the tokens of every example."""
+    pairing = teacher.pairing
+    assert pairing is not None and student.inputs is not None and teacher.inputs is not None
+    ours = student.inputs.split(list(pairing.student_counts))
+    theirs = teacher.inputs.split(list(pairing.teacher_counts))
+    found = tuple(edits(s.numpy(), t.numpy()) for s, t in zip(ours, theirs, strict=True))
+    return replace(teacher, pairing=replace(pairing, edits=found))
 
 
 def example(side: Predictions, counts: Sequence[int], index: int) -> Predictions:

@@ -97,7 +97,7 @@ class World:
         method.load_state_dict(learnt or {}, strict=False)
         template = build_template("short", two.student)
         data = two.encoded(of, read_rows(str(self.folder / "train.jsonl")), template, Limits(96, 64))
-        batch = _collator(of, two.student, two)([data[index] for index in range(len(data))])
+        batch = _collator(of, two.student, two, method)([data[index] for index in range(len(data))])
         teacher = LiveTeacher(self.theirs, len(two.teacher), 1)
         distiller = Distiller(self.student, method, teacher, len(two.student), two.translation)
         names = ("input_ids", "attention_mask", "labels", "scored_at", "teacher", "pairing")

@@ -16,6 +16,7 @@ from stillhouse.data.encode import Limits
 from stillhouse.data.rows import read_rows
 from stillhouse.data.templates import build as build_template
 from stillhouse.head import Pairing
+from stillhouse.methods.mcw_costs import EditCosts
 from stillhouse.paired import PairedCollator, PairedDataset
 from stillhouse.recipe import parse
 from stillhouse.training.arguments import training_arguments
@@ -58,6 +59,21 @@ def test_a_batch_has_the_groups_of_its_items_as_rows_of_the_batch() -> None:
         assert pairing.student_index.tolist() == [0, 1, 2, 3, 4]
         assert pairing.teacher_index.tolist() == [0, 1, 5, 6, 7]
         assert len(batch["scored_at"]) == 5 and len(batch["teacher"]["scored_at"]) == 9
+
+
+def test_edits_are_found_between_the_tokens_that_a_batch_predicts_after() -> None:
+    paired = PairedDataset.of(encodings([0, 1], [3, 2], 1), encodings([0, 1], [4, 5], 2), span, "span")
+    edits = EditCosts(["a" * index for index in range(9)], ["a" * index for index in range(9)])
+    for student, teacher in ((Collator(0), Collator(0)), (PackingCollator(), PackingCollator())):
+        batch = PairedCollator(student, teacher, "first", edits)([paired[1], paired[0]])
+        pairing = Pairing(**batch["pairing"])
+        counts = (pairing.student_counts, pairing.teacher_counts)
+        sides = zip((batch, batch["teacher"]), counts, strict=True)
+        ours, theirs = (side["input_ids"].flatten()[side["scored_at"]].split(list(rows)) for side, rows in sides)
+        expected = [edits(s.numpy(), t.numpy()) for s, t in zip(ours, theirs, strict=True)]
+        assert pairing.edits is not None and all(map(torch.equal, pairing.edits, expected))
+        assert all(len(paths) for paths in pairing.edits)
+        assert PairedCollator(student, teacher, "first")([paired[0]])["pairing"]["edits"] is None
 
 
 def test_without_an_aligner_the_rows_of_every_example_are_known_all_the_same() -> None:

@@ -60,6 +60,33 @@ def test_pairs_written_before_are_learnt_and_nobody_writes(
     assert not (folder / "samples.jsonl").exists() and metrics(folder)[0]["on_policy"] == 1.0
 
 
+def test_a_rows_own_pair_is_learnt_as_if_written_before(world: Path, both: Path) -> None:
+    """Rows with both responses, two of which have one prompt, beside a file of the rejected ones."""
+    pairs = [
+        {"prompt": row["instruction"], "chosen": row["output"], "rejected": row["output"] * 2} for row in toy.rows(6)
+    ]
+    pairs += [{**pairs[2], "chosen": "other", "rejected": "another"}]
+    own = [{"prompt": pair["prompt"], "completion": pair["rejected"]} for pair in pairs[:6]]
+    for name, lines in (("pairs", pairs), ("six", pairs[:6]), ("rejected", own)):
+        (both / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    found = {}
+    for data, written in (("six", "rejected"), ("six", str(both / "rejected.jsonl")), ("pairs", "rejected")):
+        told = [
+            f"--data.train={both / data}.jsonl",
+            f"--rollout.written={written}",
+            "--training.max_steps=2",
+            *split(7, 1),
+        ]
+        folder = train(world, both / f"out{len(found)}", "distillm2", None, *told)
+        found[data, written == "rejected"] = [line["loss"] for line in metrics(folder) if "loss" in line]
+    assert found["six", True] == found["six", False] != found["pairs", True]
+    said = "train.jsonl:1: has no 'chosen'; a pair is {prompt, chosen, rejected}"
+    with pytest.raises(Mistake, match=re.escape(said)):
+        train(
+            world, both / "out", "distillm2", None, f"--data.train={both / 'train.jsonl'}", "--rollout.written=rejected"
+        )
+
+
 def nobody(*_: Any, **__: Any) -> Any:
     raise AssertionError("nobody writes")
 

@@ -113,4 +113,4 @@ def test_costs_of_nothing_are_not_divided() -> None:
 def test_edit_costs_are_the_mean_of_both_paths_inside_the_matrix() -> None:
     path = torch.tensor([[0, 0, 4], [1, 1, 2], [5, 0, 9]], dtype=torch.int32)
     other = torch.tensor([[0, 0, 4], [0, 1, 3], [1, 2, 9]], dtype=torch.int32)
-    assert edit_costs(path, other, 2, 2).tolist() == [[4.0, 1.5], [0.0, 1.0]]
+    assert edit_costs(torch.cat([path, other]), 2, 2).tolist() == [[4.0, 1.5], [0.0, 1.0]]

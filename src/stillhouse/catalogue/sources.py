@@ -91,13 +91,17 @@ _PAIRED = Entry(
     {
         **_OF_STUDENT,
         "written": Parameter(
-            "none", "rows that the student has answered before (`stillhouse generate`); none: it writes at every step",
+            "none", "rows that the student has answered before (`stillhouse generate`); rejected: the training rows' "
+            "own; none: it writes at every step",
             fixed=True,
         ),
     },
     aliases=("contrastive",),
 )  # fmt: skip
 SOURCES: dict[str, Entry] = {entry.name: entry for entry in (_DATASET, _TEACHER, _STUDENT, _MIXED, _ADAPTIVE, _PAIRED)}
+
+# What `written` says where the training rows hold both responses.
+REJECTED = "rejected"
 
 # Sources in which the student has no part.
 BY_OTHERS = ("dataset", "teacher")

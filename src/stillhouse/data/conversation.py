@@ -5,10 +5,11 @@ Formats, by the first key that is there (other keys are the user's own notes):
     {messages: [{role, content}, ...]}
     {instruction, input, output}        input may be absent or empty
     {prompt, completion}
+    {prompt, chosen, rejected}          texts or messages; without a prompt, messages that begin with it
     {text}
 
-`output` and `completion` mean the same and may be a list of references. A row may hold both `prompt` (rendered
-already) and `instruction`, as the files of the DSKD line do: each template takes what suits it.
+`output`, `completion` and a `chosen` text mean the same; the first two may be a list of references. A row may hold both
+`prompt` (rendered already) and `instruction`, as the files of the DSKD line do: each template takes what suits it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from stillhouse.mistakes import Mistake, shorten, unknown_name
 
 Message = Mapping[str, Any]
 
-ACCEPTED = "a row is {messages}, {prompt, completion}, {instruction, input, output} or {text}"
-RESPONSE_KEYS = ("output", "completion")
+ACCEPTED = (
+    "a row is {messages}, {prompt, completion}, {instruction, input, output}, {prompt, chosen, rejected} or {text}"
+)
+RESPONSE_KEYS = ("output", "completion", "chosen")
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -78,8 +81,10 @@ def read(row: Row) -> Conversation:
     """
     fields = {key: value for key, value in row.fields.items() if value is not None}
     _refuse_misspelt(frozenset(fields), row.origin)
-    if "messages" in fields:
-        messages = _messages(fields["messages"], row.origin)
+    if "messages" in fields or isinstance(fields.get("chosen"), list):
+        messages = (
+            _chosen(fields, row.origin) if "messages" not in fields else _messages(fields, "messages", row.origin)
+        )
         answered = messages[-1]["role"] == "assistant"
         return Conversation(row.origin, messages, (messages[-1]["content"],) if answered else ())
     if "instruction" in fields or "prompt" in fields:
@@ -112,12 +117,33 @@ def _references(fields: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     return tuple(_text(items, name, origin, required=True) for name in items)
 
 
-def _messages(value: Any, origin: str) -> tuple[Message, ...]:
+def rejected(row: Row) -> Row:
+    """`row` with what it says is `rejected` as its response.
+
+    Raises:
+        Mistake: it does not say both.
+    """
+    for key in ("chosen", "rejected"):
+        if not row.fields.get(key):
+            raise Mistake(row.origin, f"has no '{key}'", "a pair is {prompt, chosen, rejected}")
+    return Row({**row.fields, "chosen": row.fields["rejected"]}, row.origin)
+
+
+def _chosen(fields: Mapping[str, Any], origin: str) -> tuple[Message, ...]:
+    """The messages of {chosen}, and before them those of {prompt}, unless they begin with it themselves."""
+    said, prompt = fields["chosen"], fields.get("prompt", [])
+    begins = bool(said) and isinstance(said[0], Mapping) and said[0].get("role") in ("system", "user")
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return _messages({"chosen": said if begins or not isinstance(asked, list) else [*asked, *said]}, "chosen", origin)
+
+
+def _messages(fields: Mapping[str, Any], key: str, origin: str) -> tuple[Message, ...]:
+    value = fields[key]
     if not isinstance(value, list) or not value:
-        raise Mistake(origin, "'messages' is not a list of messages", 'write [{"role": "user", "content": ...}, ...]')
+        raise Mistake(origin, f"'{key}' is not a list of messages", 'write [{"role": "user", "content": ...}, ...]')
     before = ""
     for number, message in enumerate(value):
-        name = f"messages[{number}]"
+        name = f"{key}[{number}]"
         if not isinstance(message, Mapping):
             raise Mistake(origin, f"{name} is not an object", 'a message is {"role": ..., "content": ...}')
         role = message.get("role")

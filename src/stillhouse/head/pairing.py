@@ -37,6 +37,7 @@ class Pairing:
         student_counts: for each example of the batch, how many of the student's rows are its; N_s in all.
         teacher_counts: the same of the teacher's.
         merge: what the groups have been reduced by, already.
+        edits: for each example [k, 3], what edits cost on its paths; see `transport.edit_costs`. None: nobody asked.
     """
 
     student_index: Tensor
@@ -48,6 +49,7 @@ class Pairing:
     student_counts: tuple[int, ...]
     teacher_counts: tuple[int, ...]
     merge: Merge = "mean"
+    edits: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.student_bounds) - 1
@@ -93,7 +95,8 @@ class Pairing:
     def to(self, device: torch.device) -> Pairing:
         """The same with its tensors on `device`."""
         moved = {name: value.to(device) for name, value in self.as_dict().items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        edits = None if self.edits is None else tuple(paths.to(device) for paths in self.edits)
+        return replace(self, **moved, edits=edits)
 
     def as_dict(self) -> dict[str, Any]:
         """As a batch carries it: a plain dictionary, whose tensors are moved to a device with the batch's."""

@@ -21,7 +21,6 @@ from stillhouse.transport import (
     cosine_distances,
     distances,
     divided_by_maximum,
-    edit_costs,
     kl_divergences,
     salience_gaps,
 )
@@ -110,13 +109,10 @@ class EditCosts:
         ours, theirs = (side.special if official else () for side in sides)
         return cls(texts(sides[0], "raw"), texts(sides[1], "raw"), (ours, theirs))
 
-    def __call__(self, student: Ids, teacher: Ids, device: torch.device | None = None) -> Tensor:
-        """The mean of both directions' matrices, of ids [N] and [M]: fp32 [M, N]."""
+    def __call__(self, student: Ids, teacher: Ids) -> Tensor:
+        """What edits cost on both directions' paths, of ids [N] and [M]: [k, 3], as `edit_costs` takes it."""
         ours, theirs = (side[~np.isin(side, ids)] for side, ids in zip((student, teacher), self.skipped, strict=True))
         costs = self.distances(ours, theirs)  # [M', N']
         forward, backward = warp(costs), warp(np.ascontiguousarray(costs.T))[:, ::-1]
-        there, back = (
-            torch.from_numpy(np.column_stack([path, costs[path[:, 0], path[:, 1]]]).astype(np.int64)).to(device)
-            for path in (forward, backward)
-        )
-        return edit_costs(there, back, len(teacher), len(student))
+        paths = np.concatenate([forward, backward])
+        return torch.from_numpy(np.column_stack([paths, costs[paths[:, 0], paths[:, 1]]]).astype(np.int64))

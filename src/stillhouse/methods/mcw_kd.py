@@ -26,7 +26,7 @@ from stillhouse.methods.cross_attention import cross_model_attention
 from stillhouse.methods.dual_space import LABELS, CrossModelDualSpace, Objective, dual_space
 from stillhouse.methods.mcw_costs import EditCosts, Example, hidden_costs, logit_costs
 from stillhouse.methods.method import Terms
-from stillhouse.transport import cost_weights, transport_cost
+from stillhouse.transport import cost_weights, edit_costs, transport_cost
 
 LOGITS, HIDDEN = 0, 1
 COSTS = (("c_l2", "c_kl", "c_salience"), ("c_edit", "c_window", "c_cosine"))
@@ -143,7 +143,7 @@ class MultiCostTransport(CrossModelDualSpace):
     def _examples(self, student: Predictions, teacher: Predictions, k: int, share: Tensor) -> Iterator[Example]:
         """Those with rows on both sides."""
         pairing = teacher.pairing
-        assert pairing is not None and student.inputs is not None and teacher.inputs is not None
+        assert pairing is not None and pairing.edits is not None, "the collator was not given `edits`"
         k = min(k, student.head.vocabulary, teacher.head.vocabulary)
         ours = student.top_k(k, self.blocks).values  # [N_s, k]
         theirs = teacher.top_k(k, self.blocks).values  # [N_t, k]
@@ -151,16 +151,17 @@ class MultiCostTransport(CrossModelDualSpace):
         seen = projecting.projected(self.projectors, "ot", teacher.hidden)  # [N_t, d]
         own = student.hidden.to(seen.dtype)
         saliences = [projecting.projected(self.projectors, "salience", rows).squeeze(-1) for rows in (seen, own)]
-        of_teacher = [theirs, saliences[0], seen, teacher.inputs.cpu()]
-        of_student = [ours, saliences[1], own, student.inputs.cpu()]
-        for t, s in zip(
-            _by_example(of_teacher, pairing.teacher_counts),
-            _by_example(of_student, pairing.student_counts),
-            strict=True,
-        ):
+        of_teacher = _by_example([theirs, saliences[0], seen], pairing.teacher_counts)
+        of_student = _by_example([ours, saliences[1], own], pairing.student_counts)
+        for t, s, edits in zip(of_teacher, of_student, pairing.edits, strict=True):
             if len(t[0]) and len(s[0]):
-                edits = self._edits(s[3].numpy(), t[3].numpy(), own.device)
-                yield Example((t[0], s[0]), (t[1], s[1]), edits, (t[2], s[2]))
+                costs = edit_costs(edits, len(t[0]), len(s[0]))
+                yield Example((t[0], s[0]), (t[1], s[1]), costs, (t[2], s[2]))
+
+    @property
+    def edits(self) -> EditCosts:
+        """Between raw tokens; the same object every time."""
+        return self._edits
 
     @cached_property
     def _edits(self) -> EditCosts:

@@ -29,6 +29,7 @@ from stillhouse.methods.beginning import begin_with
 from stillhouse.methods.clock import Clock
 from stillhouse.methods.contextual import ContextualRows, ContextualVocabulary
 from stillhouse.methods.pair import TokenizerPair
+from stillhouse.paired.dataset import Edits
 
 Unit = Literal["token", "sequence"]
 
@@ -77,6 +78,11 @@ class Method(nn.Module):
         self.blocks: Blocks | None = None
         self.tokenizers: TokenizerPair | None = None
         self.contextual: ContextualVocabulary | None = None
+
+    @property
+    def edits(self) -> Edits | None:
+        """What is to be found between the tokens of both sides of an example while its batch is made, if anything."""
+        return None
 
     @property
     def needs_padding(self) -> bool:

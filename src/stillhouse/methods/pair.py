@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -60,13 +60,14 @@ class TokenizerPair:
             self._entropy_dtw(Side(s_ids), Side(t_ids), entropy_weights(s_entropy), entropy_weights(t_entropy))
             for (s_ids, s_entropy), (t_ids, t_entropy) in zip(ours, theirs, strict=True)
         ]
-        return Pairing.of(
+        found_late = Pairing.of(
             joined([(one.student_index, one.student_bounds) for one in found], rows.student_counts),
             joined([(one.teacher_index, one.teacher_bounds) for one in found], rows.teacher_counts),
             rows.student_counts,
             rows.teacher_counts,
             self.merge,
         ).to(student.hidden.device)
+        return replace(found_late, edits=rows.edits)
 
     @cached_property
     def _entropy_dtw(self) -> EntropyDTW:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stillhouse.alignment import Alignment, Coverage, Side
+from stillhouse.alignment.alignment import Ids
 from stillhouse.data.dataset import EncodedDataset
 from stillhouse.head.pairing import Merge, Pairing, joined
 from stillhouse.progress import track
 
 Align = Callable[[Side, Side], Alignment]
+Edits = Callable[[Ids, Ids], Tensor]  # of both sides' tokens: [k, 3], see `transport.edit_costs`
 Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
 
 
@@ -103,10 +106,11 @@ class PairedCollator:
         student: makes the batch of the student's items.
         teacher: makes that of the teacher's.
         merge: what the aligner's groups are reduced by.
+        edits: what edits cost between the tokens that predictions are made after; None where no method asks.
     """
 
-    def __init__(self, student: Collate, teacher: Collate, merge: Merge) -> None:
-        self.student, self.teacher = student, teacher
+    def __init__(self, student: Collate, teacher: Collate, merge: Merge, edits: Edits | None = None) -> None:
+        self.student, self.teacher, self.edits = student, teacher, edits
         self.merge: Merge = merge
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -123,4 +127,7 @@ class PairedCollator:
             none = np.zeros(0, np.int64), np.zeros(1, np.int64)
             groups = none, none
         pairing = Pairing.of(groups[0], groups[1], counts[0], counts[1], self.merge)
+        if self.edits is not None:
+            read = ([item["input_ids"][item["scored"]] for item in side] for side in (items, theirs))
+            pairing = replace(pairing, edits=tuple(map(self.edits, *read)))
         return {**self.student(items), "teacher": self.teacher(theirs), "pairing": pairing.as_dict()}

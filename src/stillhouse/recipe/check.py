@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stillhouse.catalogue.sources import REJECTED
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import ADAPTER_CONFIG, base_of, find, method_weights
 from stillhouse.recipe.code import CodeOptions
@@ -109,7 +110,9 @@ def _check_recipe(recipe: Recipe) -> None:
     if data.corpus is not None:
         _check_rows("data.corpus", data.corpus, None, answered=False)
     written = (recipe.rollout or {}).get("written", "none")
-    if written != "none":
+    if written == REJECTED:
+        _check_rows("data.train", data.train, data.limit, answered=True, split=data.train_split, paired=True)
+    elif written != "none":
         _check_rows("rollout.written", written, None, answered=True)
     if data.eval is not None:
         _check_rows("data.eval", data.eval, data.eval_limit, answered=True, split=data.eval_split)
@@ -147,8 +150,10 @@ def check_adapter(recipe: Recipe) -> None:
         raise Mistake("student.quantize", "quantised weights cannot be trained", "add student.lora: {}")
 
 
-def _check_rows(key: str, source: str, limit: int | None, *, answered: bool, split: str = "train") -> None:
-    from stillhouse.data.conversation import read
+def _check_rows(
+    key: str, source: str, limit: int | None, *, answered: bool, split: str = "train", paired: bool = False
+) -> None:
+    from stillhouse.data.conversation import read, rejected
     from stillhouse.data.rows import may_be_hub_name, read_rows
 
     path = Path(source)
@@ -159,7 +164,7 @@ def _check_rows(key: str, source: str, limit: int | None, *, answered: bool, spl
     if path.is_file() and path.stat().st_size > READ_WHOLE_BYTES:
         limit = min(limit or FIRST_ROWS, FIRST_ROWS)
     for row in read_rows(source, split=split, limit=limit):
-        conversation = read(row)
+        conversation = read(rejected(row) if paired else row)
         if answered and not conversation.text:
             conversation.require_response()
 

@@ -97,7 +97,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
     )
     if arguments.world_size > 1:
         logger.info(f"{arguments.world_size} processes, {arguments.parallel_mode.value}")
-    collator, items = _collator(recipe, tokenizer, two), None
+    collator, items = _collator(recipe, tokenizer, two, distiller.method), None
     if recipe.on_policy:
         items = OwnTokens(train) if two is None else two.own_text(recipe, rows, template, limits, train)
     origins = dict(zip(train.samples.tolist(), train.origins, strict=True))
@@ -165,10 +165,10 @@ def _padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Collator:
     return Collator(pad_id(tokenizer), pad_to=recipe.data.max_length if recipe.data.pad_to_max_length else None)
 
 
-def _collator(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, two: TwoTokenizers | None) -> Any:
+def _collator(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, two: TwoTokenizers | None, method: Method) -> Any:
     sides = [tokenizer] if two is None else [tokenizer, two.teacher]
     made = [PackingCollator() if recipe.data.packing else _padding(recipe, side) for side in sides]
-    return made[0] if two is None else PairedCollator(made[0], made[1], two.pair.merge)
+    return made[0] if two is None else PairedCollator(made[0], made[1], two.pair.merge, method.edits)
 
 
 def _encoded(

@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from stillhouse.catalogue.sources import REJECTED
+from stillhouse.data.conversation import rejected
 from stillhouse.data.encode import EncodedDataset, Limits, encode_all
 from stillhouse.data.rows import Row, read_rows
 from stillhouse.data.templates import Template
@@ -26,13 +28,18 @@ def written_before(
     Prompts belong together where the template writes them alike: `stillhouse generate` leaves out what has no word.
 
     Args:
-        path: rows like the training set's, their responses the student's own.
+        path: rows like the training set's, their responses the student's own; or "rejected": what each row of the
+            training set says itself.
 
     Raises:
         Mistake: a row there has no response, or none answers a prompt of the training set.
     """
-    answers = {template.prompt(row).text: template.examples(row)[-1] for row in reversed(read_rows(path))}
-    asked = {row.origin: template.prompt(row).text for row in rows}
+    if path == REJECTED:
+        answers = {row.origin: template.examples(rejected(row))[-1] for row in rows}
+        asked = {row.origin: row.origin for row in rows}
+    else:
+        answers = {template.prompt(row).text: template.examples(row)[-1] for row in reversed(read_rows(path))}
+        asked = {row.origin: template.prompt(row).text for row in rows}
     prompts = [prompt for prompt in dict.fromkeys(asked.values()) if prompt in answers]
     found: dict[str, Rollout] = {}
     if prompts:

@@ -91,18 +91,15 @@ def divided_by_maximum(costs: Tensor) -> Tensor:
     return costs / torch.where(highest > TINY, highest + TINY, torch.ones_like(highest))
 
 
-def edit_costs(path: Tensor, other_path: Tensor, rows: int, columns: int) -> Tensor:
+def edit_costs(paths: Tensor, rows: int, columns: int) -> Tensor:
     """The mean of two matrices that are 0 but for the pairs of a path: fp32 [M, N].
 
     Args:
-        path: [k, 3] integers, (row, column, cost), no pair twice.
-        other_path: [l, 3] of the other direction's path, also (row, column, cost).
+        paths: [k, 3] integers, (row, column, cost): one direction's path, no pair twice, and the other's.
         rows, columns: M and N; pairs beyond are left out.
     """
-    costs = torch.zeros(rows * columns, dtype=torch.float32, device=path.device)
-    for triplets in (path, other_path):
-        at_row, at_column, cost = triplets.long().unbind(-1)
-        inside = (at_row < rows) & (at_column < columns)
-        flat = torch.where(inside, at_row * columns + at_column, 0)
-        costs.index_add_(0, flat, torch.where(inside, cost, 0) / 2.0)
-    return costs.view(rows, columns)
+    costs = torch.zeros(rows * columns, dtype=torch.float32, device=paths.device)
+    at_row, at_column, cost = paths.long().unbind(-1)
+    inside = (at_row < rows) & (at_column < columns)
+    flat = torch.where(inside, at_row * columns + at_column, 0)
+    return costs.index_add_(0, flat, torch.where(inside, cost, 0) / 2.0).view(rows, columns)
