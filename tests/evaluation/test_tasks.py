@@ -363,12 +363,8 @@ def test_answers_are_drawn_as_asked(letters, gsm8k, tmp_path):
         "seed 2": {"temperature": 1, "seed": 2}, "narrow": {"temperature": 1, "seed": 2, "top_p": 1e-6},
     }.items():  # fmt: skip
         given: dict[str, Any] = {
-            "num_fewshot": 0,
-            "limit": 4,
-            "max_new_tokens": 12,
-            "out": str(tmp_path / name),
-            **drawn,
-        }
+            "num_fewshot": 0, "limit": 4, "max_new_tokens": 12, "out": str(tmp_path / name), **drawn,
+        }  # fmt: skip
         evaluate_tasks(options(letters, gsm8k, "gsm8k", **given))
         written[name] = [line["responses"] for line in lines_of(tmp_path / name, "gsm8k")]
         smaller = options(letters, gsm8k, "gsm8k", **given, batch_size=2)
