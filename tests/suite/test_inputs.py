@@ -157,8 +157,12 @@ def test_a_run_that_was_stopped_does_not_go_on_with_other_rows(folder: Path) -> 
     lines = trained()
     for path in lines[0].trainings[3].folder.glob("finished.json*"):
         path.unlink()
+    stopped = training(planned(rows=[ROWS[1]]), "SFT, seed 3")
     write_rows(folder / "train.jsonl", 5)
     assert refusal().startswith("rows[1], SFT: data.train: train.jsonl is not what out/runs/small/sft/SFT-seed3 was")
+    with pytest.raises(Mistake, match="learnt from what has changed since this suite was started; give the command"):
+        stopped.begin()
+    assert stopped.begun
 
 
 def test_nothing_is_said_of_a_run_of_which_nobody_noted_what_it_read(folder: Path) -> None:

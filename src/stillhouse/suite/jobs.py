@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse import store
+from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import base_of, find
 from stillhouse.recipe import Recipe
 from stillhouse.recipe.runs import FINISHED, difference
@@ -114,8 +115,14 @@ class Training(Job):
         """Note what it learns from, as it is: a run that is stopped goes on only under the same.
 
         A run that learnt from something else is removed first, so that this note is never taken for that run's.
+
+        Raises:
+            Mistake: that changed after the suite was planned, which did not say to replace the run.
         """
         if self.begun and (self.outdated is not None or self.changed_file is not None):
+            if "--overwrite=true" not in self.command:
+                wrong = "learnt from what has changed since this suite was started"
+                raise Mistake(str(self.folder), wrong, "give the command again, which says what")
             store.remove_folder(self.folder)
         runs = {source.title: source.result for source in self.sources}
         store.write_json(self.note, {"runs": runs, "files": states_of(self._files)})
