@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from stillhouse import store
 from stillhouse.mistakes import Mistake
-from stillhouse.model_folders import base_of, find
+from stillhouse.model_folders import base_of, decisive_files, find
 from stillhouse.models import load_causal_lm, load_config, quiet_loading
 from stillhouse.rollout.batches import Batches
 from stillhouse.rollout.continuous import Continuous
@@ -18,9 +18,6 @@ from stillhouse.rollout.engine import Engine, Running
 from stillhouse.rollout.server import Server
 from stillhouse.store.digests import of_bytes, of_file
 from stillhouse.store.records import MANIFEST, dumps
-
-# What decides on a model's answers, of the files of its folder: weights, configuration, tokenizer, template, code.
-_DECISIVE = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 
 
 def identify(model: str, *, trust_remote_code: bool = False) -> str:
@@ -44,8 +41,7 @@ def _of_folder(folder: Path) -> str:
     if (folder / MANIFEST).is_file():
         store.verify_folder(folder)
         return of_file(folder / MANIFEST).xxh3
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _DECISIVE)
-    return of_bytes(dumps({file.name: of_file(file).xxh3 for file in files})).xxh3
+    return of_bytes(dumps({file.name: of_file(file).xxh3 for file in decisive_files(folder)})).xxh3
 
 
 def load_author(

@@ -12,6 +12,8 @@ from stillhouse import store
 from stillhouse.model_folders import epoch_folders
 from stillhouse.models import quiet_loading
 from stillhouse.recipe import Recipe
+from stillhouse.store.digests import of_file
+from stillhouse.store.records import MANIFEST
 from stillhouse.training import processes
 from stillhouse.training.arguments import training_arguments
 from stillhouse.training.folder import RunFolder
@@ -63,6 +65,7 @@ def _run(recipe: Recipe, folder: RunFolder, tokenizers: Tokenizers, arguments: T
             trainer.state = state
     best = epoch_folders(folder.path)[0]
     summary = {"steps": trainer.state.global_step, "best": best.path.name, "loss": best.loss, "rougeL": best.rouge}
+    summary["xxh3"] = of_file(best.path / MANIFEST).xxh3  # of all its files: two runs may have their losses in common
     processes.by_first(lambda: folder.finish(summary))
     logger.info(f"finished in {time.perf_counter() - started:.0f} s; best: {best.path}")
     return folder.path
