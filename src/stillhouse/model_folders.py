@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.mistakes import Mistake, shorten
+from stillhouse.store.records import MANIFEST
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.yaml"
+# What decides on a model's answers, of the files of its folder: weights, configuration, tokenizer, template, code.
+_DECISIVE = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 METHOD_WEIGHTS = "method.safetensors"  # what a method has learnt and remembers, beside the student's weights
 _NAME = re.compile(r"epoch(?P<epoch>\d+)_step(?P<step>\d+)(_loss(?P<loss>[\d.]+|inf|nan))?(_rougel(?P<rouge>[\d.]+))?$")
 
@@ -104,6 +107,13 @@ def remark(name: str) -> str | None:
     """One line for the user where `find` gives something else than `name`."""
     found = find(name)
     return None if found == name else f"{name} is a run; its best checkpoint is used: {Path(found).name}"
+
+
+def decisive_files(folder: Path) -> list[Path]:
+    """The files that decide on what the model in `folder` says: the manifest alone, which knows them, if it has one."""
+    if (folder / MANIFEST).is_file():
+        return [folder / MANIFEST]
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _DECISIVE)
 
 
 def base_of(name: str) -> str | None:

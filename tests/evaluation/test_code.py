@@ -49,11 +49,13 @@ def test_pass_at_k_is_the_share_of_draws_that_hold_a_pass():
 
 def test_nothing_is_run_unless_it_is_said(saved: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
     monkeypatch.setattr(sandbox, "judge", lambda *_: pytest.fail("a program was run"))
+    for name in ("code.json", "measures.json"):  # of programs that ran once, and are there no more
+        store.write_json(data.parent / "out" / "code" / name, {})
     assert code.evaluate_code(options(saved, data)) == {}
+    assert [path.name for path in (data.parent / "out" / "code").iterdir()] == ["own"]
     lines = store.read_jsonl(data.parent / "out" / "code" / "own" / "seed10" / "predictions.jsonl")
     assert [line["task"] for line in lines] == ["Own/0", "Own/1", "Own/2"]
     assert all(line["candidate"].startswith(row["prompt"]) for line, row in zip(lines, HUMANEVAL, strict=True))
-    assert not (data.parent / "out" / "code" / "code.json").exists()
     assert "were not run: that takes --run-generated-code" in capsys.readouterr().err
 
 

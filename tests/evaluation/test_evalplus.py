@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stillhouse import sandbox
+from stillhouse import sandbox, store
 from stillhouse.evaluation import code, evalplus
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe import CodeOptions
@@ -70,3 +70,40 @@ def test_no_result_is_a_mistake_that_shows_its_last_line(tmp_path: Path):
     programs = [{"task": "HumanEval/0", "sample": 0, "candidate": ""}]
     with pytest.raises(Mistake, match="came to no result: no such thing"):
         evalplus.score("namespaces", str(tmp_path), PLUS[:1], programs, sandbox.Limits(processes=4))
+
+
+@pytest.mark.skipif(bool(sandbox.why_not("namespaces")), reason="no namespaces on this machine")
+def test_verdicts_are_of_its_data_and_of_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package, asked = tmp_path / "packages", []
+    for name in ("evalplus", "evalplus-0.3.1.dist-info"):
+        (package / name).mkdir(parents=True)
+    (package / "evalplus/evaluate.py").write_text("")
+    (package / "evalplus-0.3.1.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: evalplus\nVersion: 0.3.1\n"
+    )
+
+    def score(kind: str, package: str, rows: list[Any], programs: list[Any], limits: Any) -> list[dict[str, Any]]:
+        asked.append(rows)
+        return [
+            {"task": one["task"], "sample": one["sample"], "verdict": "passed", "plus": "failed"} for one in programs
+        ]
+
+    monkeypatch.setattr(evalplus, "score", score)
+    data = write(tmp_path / "plus.jsonl", PLUS)
+    options = CodeOptions(
+        model=str(save_model(tmp_path / "model")), data=[str(data)], run_generated_code=True, scorer="evalplus",
+        evalplus=str(package), max_new_tokens=2, out=str(tmp_path / "out"),
+    )  # fmt: skip
+    verdicts = tmp_path / "out/code/plus/seed10-verdicts"
+    for _ in range(2):
+        code.evaluate_code(options)
+    assert asked == [PLUS]
+    assert store.read_json(verdicts / "settings.json")["found"]["EvalPlus"].startswith("0.3.1, xxh3 ")
+    other = [{**row, "plus_input": [[7, 7]]} for row in PLUS]
+    write(data, other)
+    code.evaluate_code(options)
+    assert asked == [PLUS, other]
+    (package / "evalplus/evaluate.py").write_text("# mended")
+    code.evaluate_code(options)
+    assert asked == [PLUS, other, other]
+    assert evalplus.identify(str(tmp_path / "model")).startswith("of no version, xxh3 ")

@@ -363,14 +363,16 @@ def test_answers_are_drawn_as_asked(letters, gsm8k, tmp_path):
         "seed 2": {"temperature": 1, "seed": 2}, "narrow": {"temperature": 1, "seed": 2, "top_p": 1e-6},
     }.items():  # fmt: skip
         given: dict[str, Any] = {
-            "num_fewshot": 0,
-            "limit": 4,
-            "max_new_tokens": 12,
-            "out": str(tmp_path / name),
-            **drawn,
-        }
+            "num_fewshot": 0, "limit": 4, "max_new_tokens": 12, "out": str(tmp_path / name), **drawn,
+        }  # fmt: skip
         evaluate_tasks(options(letters, gsm8k, "gsm8k", **given))
         written[name] = [line["responses"] for line in lines_of(tmp_path / name, "gsm8k")]
+        smaller = options(letters, gsm8k, "gsm8k", **given, batch_size=2)
+        if "seed" in drawn:  # lm-eval draws for a batch together
+            with pytest.raises(Mistake, match="was made with batch_size=8, now 2"):
+                evaluate_tasks(smaller)
+        else:
+            evaluate_tasks(smaller)
     assert written["own"] == written["greedy"] == written["narrow"] != written["seed 1"]
     assert written["seed 1"] != written["seed 2"]
 

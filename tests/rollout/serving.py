@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,12 +24,15 @@ class Serving:
     Attributes:
         asked: (path, body) of every request.
         takes: whether it takes weights, as with VLLM_SERVER_DEV_MODE=1.
-        odd: answers that stand in for its own, by path: (status, body).
+        odd: answers that stand in for its own, by path: (status, body); of status 0 the connection is cut.
+        first: such answers that come once each, before its own.
     """
 
     def __init__(self, folder: Path, max_model_len: int = 96, takes: bool = True) -> None:
         self.root, self.max_model_len, self.takes = str(folder), max_model_len, takes
-        self.tokenizer, self.asked, self.odd = load_tokenizer(str(folder)), [], {}
+        self.tokenizer, self.asked = load_tokenizer(str(folder)), []
+        self.odd: dict[str, tuple[int, Any]] = {}
+        self.first: dict[str, list[tuple[int, Any]]] = {}
         self.address, self._one = "", threading.Lock()
         self._load(str(folder))
 
@@ -37,6 +42,8 @@ class Serving:
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
         with self._one:
             self.asked.append((path, body))
+            if self.first.get(path):
+                return self.first[path].pop(0)
             if path in self.odd:
                 return self.odd[path]
             if path == "/v1/models":
@@ -62,7 +69,7 @@ class Serving:
 
 
 @contextmanager
-def served(folder: Path, **options: Any) -> Iterator[Serving]:
+def served(folder: Path, port: int = 0, **options: Any) -> Iterator[Serving]:
     """A server of the model in `folder`, at `address`."""
     serving = Serving(folder, **options)
 
@@ -75,6 +82,9 @@ def served(folder: Path, **options: Any) -> Iterator[Serving]:
 
         def _reply(self, body: Any) -> None:
             status, found = serving.answer(self.path, body)
+            if not status:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
             raw = found if isinstance(found, bytes) else json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(raw)))
@@ -84,7 +94,7 @@ def served(folder: Path, **options: Any) -> Iterator[Serving]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     serving.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -94,3 +104,31 @@ def served(folder: Path, **options: Any) -> Iterator[Serving]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def served_apart(folder: Path, **options: Any) -> Iterator[tuple[str, Callable[[], list[tuple[str, Any]]]]]:
+    """The same in a process of its own, for those who fork: its address, and what was asked since the last call."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def work() -> None:
+        with served(folder, **options) as serving:
+            theirs.send(serving.address)
+            while theirs.recv():
+                theirs.send(serving.asked)
+                serving.asked = []
+
+    process = context.Process(target=work, daemon=True)
+    process.start()
+
+    def asked() -> list[tuple[str, Any]]:
+        ours.send(True)
+        return ours.recv()
+
+    try:
+        yield ours.recv(), asked
+        ours.send(False)
+        process.join(10.0)
+    finally:
+        process.kill()

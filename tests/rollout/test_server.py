@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +24,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from stillhouse import cli
 from stillhouse.data.tokenizer import load_tokenizer
-from stillhouse.mistakes import Mistake
+from stillhouse.mistakes import LONGEST_LINE, Mistake
+from stillhouse.patience import Patience
 from stillhouse.rollout import Sampling, respond, server_of
 from stillhouse.rollout.server import Server
 from tests.rollout.serving import served
@@ -31,6 +36,12 @@ from tests.rollout.small import VOCABULARY, character_tokenizer, same, save_mode
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     world = tmp_path_factory.mktemp("served")
     return [save_model(world / name, seed) for name, seed in (("first", 1), ("second", 2))]
+
+
+def hasty(address: str, wait: float = 0.01) -> Server:
+    """With little patience."""
+    found = Server.at(address, batch_size=2, vocabulary=VOCABULARY)
+    return replace(found, patience=Patience(retries=2, wait=wait, longest=wait))
 
 
 def test_greedy_answers_are_the_models_own(folders):
@@ -112,7 +123,9 @@ def test_it_takes_new_weights(folders):
 
 
 BAD = {
-    "several": ({"/v1/models": (200, {"data": [{"id": "a"}, {"id": "b"}]})}, "serves a, b; serve the model alone"),
+    "several": ({"/v1/models": (200, {"data": [{"id": "a"}, {"id": "b"}]})}, "serves 'a', 'b'; serve the model alone"),
+    "no model": ({"/v1/models": (200, {"data": []})}, "serves nothing; serve the model alone"),
+    "something else": ({"/v1/models": (200, ["data"])}, "does not say which models it serves; is it vLLM"),
     "no JSON": ({"/v1/models": (200, b"<html>")}, "does not answer: Expecting value"),
     "no ids": (
         {"/v1/completions": (200, {"choices": [{"text": "a"}]})},
@@ -133,9 +146,131 @@ def test_what_a_server_does_wrong_is_said(folders, case):
     odd, line = BAD[case]
     with served(folders[0]) as serving, pytest.raises(Mistake, match=rf"^server: {serving.address}: {line}"):  # noqa: PT012
         serving.odd = odd
-        engine = Server.at(serving.address, batch_size=2, vocabulary=VOCABULARY)
+        engine = hasty(serving.address)
         respond(engine, character_tokenizer(), [[1], [2]], Sampling(4), seed=1)
         engine.take(folders[1])
+
+
+def card(name: str, root: str | None, **more: object) -> dict[str, object]:
+    return {"id": name, "root": root, "max_model_len": 50, **more}
+
+
+def test_the_model_that_is_asked_for_is_the_one_that_is_served(folders, tmp_path, monkeypatch):
+    """By what the server calls it or what it has loaded, in whatever way a folder is written."""
+    first, second = folders
+    shutil.copytree(first, tmp_path / "run" / "epoch1_step3_loss1.0")
+    (tmp_path / "run" / "recipe.yaml").write_text("{}")
+    (tmp_path / "link").symlink_to(first)
+    monkeypatch.chdir(first.parent)
+    one, lora = card("Org/name", "Org/name"), card("tuned", str(second), parent="Org/name")
+    renamed, best = card("mine", str(first)), card("b", str(tmp_path / "run" / "epoch1_step3_loss1.0"))
+    far = card(str(first), "/far/away")
+    cases: list[tuple[list[dict[str, object]], str, str]] = [
+        ([one, lora], "Org/name", "Org/name"),
+        ([one, renamed], str(first), "mine"),
+        ([renamed], "first/", "mine"),
+        ([renamed], str(tmp_path / "link"), "mine"),
+        ([card("x", "first")], str(first), "x"),  # relative, as it was started
+        ([one, best], str(tmp_path / "run"), "b"),
+        ([card("run", None), best], str(tmp_path / "run"), "b"),
+        ([far], str(first), str(first)),  # its own folder is not to be seen from here; it says that it is that model
+        ([card("y", str(first)), renamed], "", "y"),  # two names of one model
+        ([one], str(first), "serves 'Org/name', not"),
+        ([one], "Org/other", "serves 'Org/name', not 'Org/other'"),
+        ([lora], str(second), "serves nothing, not"),
+        ([far], str(tmp_path / "link"), "serves '.*' of '/far/away', not"),
+        ([card(str(first), str(second))], str(first), "serves another model, '.*second'"),
+    ]  # fmt: skip
+    with served(first) as serving:
+        for models, asked, expected in cases:
+            serving.odd["/v1/models"] = 200, {"data": models}
+            if expected.startswith("serves"):
+                with pytest.raises(Mistake, match=expected) as caught:
+                    asked_of(serving.address, asked)
+                assert len(str(caught.value)) <= LONGEST_LINE
+            else:
+                found = asked_of(serving.address, asked)
+                assert (found.name, found.room) == (expected, 50)
+
+
+def asked_of(address: str, model: str) -> Server:
+    """A Hub name is nothing that could be looked up here."""
+    if Path(model).is_dir() and model:
+        return server_of(address, model, 2)
+    return Server.at(address, batch_size=2, vocabulary=0, names=(model,) if model else ())
+
+
+PASSING = {"overloaded": (503, b""), "asks to wait": (429, b""), "cut": (0, b""), "broken": (200, b'{"choices": [')}
+
+
+@pytest.mark.parametrize("failure", PASSING)
+def test_what_may_pass_is_asked_again_and_nothing_else(folders, failure):
+    tokenizer, prompts, greedy = load_tokenizer(str(folders[0])), some_prompts(4), Sampling(3, temperature=0)
+    with served(folders[0]) as serving:
+        engine = hasty(serving.address)
+        expected = respond(engine, tokenizer, prompts, greedy, seed=1)
+        serving.asked.clear()
+        serving.first = {path: [PASSING[failure]] * 2 for path in ("/v1/completions", "/collective_rpc")}
+        same(respond(engine, tokenizer, prompts, greedy, seed=1), expected)
+        engine.take(folders[1])
+        asked = [path for path, _ in serving.asked]
+    assert (asked.count("/v1/completions"), asked.count("/collective_rpc")) == (4 + 2, 1 + 2)
+
+
+def test_a_server_that_is_started_anew_is_waited_for(folders):
+    tokenizer, prompts, greedy = load_tokenizer(str(folders[0])), some_prompts(4), Sampling(3, temperature=0)
+    with served(folders[0]) as serving:
+        engine = hasty(serving.address, wait=0.5)
+        expected = respond(engine, tokenizer, prompts, greedy, seed=1)
+    found = []
+    asking = threading.Thread(target=lambda: found.extend(respond(engine, tokenizer, prompts, greedy, seed=1)))
+    asking.start()
+    time.sleep(0.1)
+    with served(folders[0], port=int(engine.address.rpartition(":")[2])):
+        asking.join()
+    same(found, expected)
+
+
+def test_what_does_not_pass_is_said_at_once_or_after_the_last_time(folders):
+    tokenizer, one = character_tokenizer(), [[1]]
+    with served(folders[0]) as serving:
+        engine = hasty(serving.address)
+        for status, requests in ((400, 1), (404, 1), (503, 3)):
+            serving.odd["/v1/completions"] = status, {"error": {"message": "so it is"}}
+            serving.asked.clear()
+            with pytest.raises(Mistake, match=f"{status} so it is"):
+                respond(engine, tokenizer, one, Sampling(4), seed=1)
+            assert len(serving.asked) == requests
+        serving.odd["/v1/models"] = 503, {}
+        serving.asked.clear()
+        with pytest.raises(Mistake, match="503"):
+            hasty(serving.address)
+        assert len(serving.asked) == 1, "a first look is quick"
+        serving.first["/v1/completions"] = [(503, b"")]
+        engine = replace(engine, patience=Patience(retries=2, wait=60.0, longest=60.0))
+        serving.odd["/v1/completions"] = 400, {"error": {"message": "too long"}}
+        began = time.monotonic()
+        with pytest.raises(Mistake, match="400 too long"):
+            respond(engine, tokenizer, [[1], [2]], Sampling(4), seed=1)
+        assert time.monotonic() - began < 20.0, "one that waits to be asked again does not hold up the rest"
+
+
+def test_a_connection_is_not_waited_for_as_an_answer_is(folders):
+    """The backlog of a listener that takes nobody is full: connecting hangs, as it does behind a silent firewall."""
+    with served(folders[0]) as serving:
+        engine = hasty(serving.address)
+    with socket.socket() as full, ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(8):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        deaf = replace(engine, address=f"http://127.0.0.1:{full.getsockname()[1]}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("stillhouse.rollout.server.REACHED", 0.2)
+            with pytest.raises(Mistake, match="does not answer: timed out"):
+                respond(deaf, character_tokenizer(), [[1]], Sampling(4), seed=1)
 
 
 def test_what_it_was_not_started_for_is_said(folders):
@@ -145,7 +280,9 @@ def test_what_it_was_not_started_for_is_said(folders):
             engine.take(folders[1])
         with pytest.raises(Mistake, match="no_repeat_ngram_size: is not known to a server"):
             respond(engine, character_tokenizer(), [[1]], Sampling(4, no_repeat_ngram_size=2), seed=1)
-        with pytest.raises(Mistake, match=r"serves another model, '.*first'; name that one, or serve yours"):
+        with pytest.raises(
+            Mistake, match=r"serves 'served' of '.*first', not '.*second'; name that one, or serve yours"
+        ):
             server_of(serving.address, str(folders[1]), 2)
         address = serving.address
     with pytest.raises(Mistake, match=r"does not answer: .*refused; is it started\? vllm serve MODEL"):

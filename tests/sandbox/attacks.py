@@ -26,6 +26,22 @@ def connects(family, address, kind=socket.SOCK_STREAM):
 
 Attacks = tuple[str, ...]
 
+# What of other people's packages a program finds where its interpreter keeps them, and whether one can be imported; at
+# the end a word from the standard library.
+PACKAGES = """
+import glob, os, sys
+places = {path for base in {sys.base_prefix, sys.base_exec_prefix, "/usr", "/usr/local"}
+          for path in glob.glob(base + "/lib*/python*/*-packages")}
+print(sorted(name for path in places for name in os.listdir(path) if name != "README.txt"))
+sys.path += sorted(places)
+try:
+    import pip
+    print(pip.__file__)
+except ModuleNotFoundError as error:
+    print(error)
+import json.tool, sqlite3.dbapi2
+print(json.dumps("here"))
+"""
 READ: Attacks = (
     "reads(facts['secret'])",
     "effect(os.listdir(facts['folder']))",

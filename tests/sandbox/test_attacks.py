@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from stillhouse.sandbox import Ended, Kind, Limits, run, why_not
-from tests.sandbox.attacks import CLASSES, FREE, PRELUDE
+from tests.sandbox.attacks import CLASSES, FREE, PACKAGES, PRELUDE
 
 LIMITS = Limits(wall_s=8, cpu_s=2, memory_mb=512, files_mb=8, output_kb=64)
 HURRIED = Limits(wall_s=0.4, cpu_s=1, memory_mb=512, files_mb=8, output_kb=64)
@@ -158,6 +158,20 @@ def test_the_same_attacks_have_an_effect_without_a_sandbox(tmp_path: Path, name:
             ended = Ended(done.returncode, 0, False, False, done.stdout, 0, 0)
             time.sleep(0.9 if name == "persistence" else 0)
             assert effects(ended, LIMITS) or world.harm(), CLASSES[name][place]
+
+
+@pytest.mark.parametrize("kind", ["namespaces", "bubblewrap"])
+def test_packages_of_the_base_interpreter_are_not_there(kind: Kind):
+    """Sites install theirs for all: a program is judged by the standard library alone."""
+    if why_not(kind):
+        pytest.skip(f"no {kind} on this machine: {why_not(kind)}")
+    outside = subprocess.run([sys.executable, "-I", "-S", "-c", PACKAGES], capture_output=True, text=True, check=True)
+    if outside.stdout.startswith("[]"):
+        pytest.skip("nobody has installed packages for the base interpreter, not even pip")
+    ended = run(kind, PACKAGES, LIMITS)
+    assert ended.output.decode().splitlines() == ["[]", "No module named 'pip'", '"here"']
+    planting = PACKAGES + "open(os.path.join(sorted(places)[0], 'planted.py'), 'w')\n"
+    assert b"Read-only file system" in run(kind, planting, LIMITS).output
 
 
 def test_there_are_enough_attacks():

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import stillhouse
+from stillhouse import report
 from stillhouse.mistakes import Mistake
+from stillhouse.recipe import ReportOptions
 from stillhouse.suite import Difference, carry_out, suite
 from stillhouse.suite.plan import plan
 from stillhouse.suite.significance import Resampled, difference
@@ -219,6 +221,17 @@ def test_scores_that_are_gone_are_made_again(folder: Path) -> None:
 def test_an_end_that_no_measure_has_names_those_there_are(folder: Path) -> None:
     with pytest.raises(Mistake, match="no measure ends with 'ROUGE'; there are one ROUGE-L, one exact match, two"):
         suite(options(columns=["ROUGE"]))
+
+
+def test_a_report_has_the_suites_scores(folder: Path, tmp_path: Path) -> None:
+    page = report.write(ReportOptions(runs=["out"], out=str(tmp_path / "report.html")))
+    lines = page.with_suffix(".md").read_text().splitlines()
+    titles, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    assert titles[2:-1] == ["one ROUGE-L", "one exact match", "two ROUGE-L", "two exact match"]
+    assert {row[0] for row in rows[1:]} == {"SFT", "FKL", "ToDi"}
+    for name, runs, one, _, two, *_ in rows[1:]:
+        found = [values(name, (part,)) for part in SETS]
+        assert runs == "2" and [one, two] == [f"{fmean(each):.2f} ± {stdev(each):.2f}" for each in found]
 
 
 @pytest.mark.slow

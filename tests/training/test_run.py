@@ -19,6 +19,7 @@ from stillhouse.catalogue import ALIGNERS, METHODS, VOCABULARIES
 from stillhouse.catalogue.methods import WORD_LEVEL
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe import Recipe, parse
+from stillhouse.store.digests import of_file
 from stillhouse.training import run
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.trainer import DistillationTrainer
@@ -82,7 +83,8 @@ def test_a_run_leaves_the_folder_that_users_know(world: Path, tmp_path: Path) ->
     best = max(dev, key=lambda line: (line["eval_rougeL"], line["step"]))
     step = int(best["step"])
     assert kept.name == f"epoch{step // 3}_step{step}_loss{best['eval_loss']:.4f}_rougel{best['eval_rougeL']:.4f}"
-    assert store.read_json(folder / "finished.json")["best"] == kept.name
+    finished = store.read_json(folder / "finished.json")
+    assert (finished["best"], finished["xxh3"]) == (kept.name, of_file(kept / "manifest.json").xxh3)
     model = AutoModelForCausalLM.from_pretrained(kept)
     assert len(AutoTokenizer.from_pretrained(kept)) == model.config.vocab_size
     assert parse("distill", ["--config", str(folder / "recipe.yaml")]).as_dict() == made.as_dict()

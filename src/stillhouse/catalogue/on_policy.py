@@ -118,12 +118,13 @@ _MINILLM = Entry(
     aliases=("mini_llm",),
     formula="max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange)) + KL(q||p), rho = w q[y] / q_old[y], w = q_old[y] "
     "over the chance y was drawn with; A of token k is sum over j > k of gamma^(j - k - 1) r_j over their number, "
-    "whitened over the step, r = clip((log p[y] - log q_old[y]) / reward_scaling); without single_step j starts at k; "
-    "with data.corpus, plus lm_coef ((1 - lm_kd) CE + lm_kd KL(p||q)) on its text",
+    "whitened over what is written at once, r = clip((log p[y] - log q_old[y]) / reward_scaling); without single_step "
+    "j starts at k; with data.corpus, plus lm_coef ((1 - lm_kd) CE + lm_kd KL(p||q)) on its text",
     official="Its returns start at the token itself, whose reward is the single-step KL already, so counted twice: "
-    "parity. It whitens over padding as well, parity does not. It reads its corpus in order, here every step draws; it "
-    "shuffles 256 responses over 4 inner epochs, here rollout.reuse repeats a step. Its scripts: learning_rate 5e-6, "
-    "warmup_steps 100, constant, adam_beta2 0.95, weight_decay 1e-6, no dropout (student.dropout: 0).",
+    "parity. It whitens over padding as well, parity does not. It reads its corpus in order, here every step draws. "
+    "Its 256 responses, shuffled over 4 inner epochs: rollout.window: 256; without, reuse repeats a step. Its scripts: "
+    "learning_rate 5e-6, warmup_steps 100, constant, adam_beta2 0.95, weight_decay 1e-6, no dropout "
+    "(student.dropout: 0).",
     one_tokenizer=True,
     rollout={"source": "student", "teacher_mix": 0.2, "reuse": 4},
     sources=("student",),

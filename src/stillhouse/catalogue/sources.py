@@ -50,8 +50,12 @@ _STUDENT = Entry(
             0.0, "every token is drawn from (1 - teacher_mix) student + teacher_mix teacher", 0.0, 1.0, fixed=True
         ),
         "reuse": Parameter(
-            1, "optimizer steps on what was written; the prompts of the steps between are passed over", 1.0,
-            fixed=True, whole=True,
+            1, "optimizer steps on what was written; the prompts of the steps between are passed over; with window, "
+            "epochs over it, each in an order of its own", 1.0, fixed=True, whole=True,
+        ),
+        "window": Parameter(
+            0, "responses written at once, a multiple of the optimizer step's examples; 0: as many as a step takes",
+            0.0, fixed=True, whole=True,
         ),
     },
     aliases=("on_policy",),

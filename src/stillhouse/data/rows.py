@@ -47,7 +47,7 @@ def read_rows(source: str | Path, *, split: str = "train", limit: int | None = N
 def _rows(source: str | Path, split: str) -> Iterator[Row]:
     path = Path(source)
     if path.is_dir():
-        for file in _files_of_split(path, split):
+        for file in files_of_split(path, split):
             yield from _rows(file, split)
     elif path.is_file():
         reader = READERS.get(path.suffix.lower())
@@ -79,7 +79,7 @@ def missing(path: Path) -> Mistake:
     return Mistake(str(path), "no such file or folder", mend)
 
 
-def _files_of_split(folder: Path, split: str) -> list[Path]:
+def files_of_split(folder: Path, split: str) -> list[Path]:
     """`<split>.jsonl`, or `<split>-00000-of-00004.parquet` and its like, in `folder` or its `data/`."""
     for place in (folder, folder / "data"):
         files = [file for file in sorted(place.glob("*")) if file.is_file() and file.suffix.lower() in READERS]

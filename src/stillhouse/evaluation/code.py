@@ -206,6 +206,12 @@ class _Running:
             for line in lines
         ]
         found = {"model": of_bytes(dumps([asdict(trial) for trial in trials])).xxh3}
+        rows = self._rows_of_evalplus(name, lines) if self.package else []
+        if self.package:
+            found |= {
+                "data": of_bytes(evalplus.as_lines(rows).encode()).xxh3,
+                "EvalPlus": evalplus.identify(self.package),
+            }
         chosen = {
             "model": self.options.model,
             "sandbox": self.kind,
@@ -217,7 +223,7 @@ class _Running:
         if kept is not None:
             return kept
         if self.package:
-            found_lines = self._by_evalplus(name, lines)
+            found_lines = self._by_evalplus(rows, lines)
         else:
             verdicts = self._judged(trials, f"running {name}, seed {seed}")
             found_lines = [
@@ -227,10 +233,13 @@ class _Running:
         keeper.write(found_lines)
         return found_lines
 
-    def _by_evalplus(self, name: str, lines: Lines) -> Lines:
+    def _rows_of_evalplus(self, name: str, lines: Lines) -> list[Mapping[str, Any]]:
+        """Its data of the problems that `lines` are for."""
         tasks = {line["task"] for line in lines}
         rows = [row.fields for row in read_rows(self.options.sources[name], split="test")]
-        rows = [row for row in rows if row.get("task_id") in tasks]
+        return [row for row in rows if row.get("task_id") in tasks]
+
+    def _by_evalplus(self, rows: Sequence[Mapping[str, Any]], lines: Lines) -> Lines:
         workers = self.options.workers or WORKERS
         limits = sandbox.Limits(
             wall_s=60 + self.options.time_limit * len(lines),

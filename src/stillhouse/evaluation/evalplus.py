@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from stillhouse import sandbox
 from stillhouse.mistakes import Mistake, shorten
+from stillhouse.store.digests import of_bytes, of_file
+from stillhouse.store.records import dumps
 
 _VERDICTS = {"pass": "passed", "fail": "failed", "timeout": "timeout"}
 # EvalPlus asks how much memory there is where the sandbox has no /proc.
@@ -55,6 +58,13 @@ def package_folder(wanted: str | None) -> str:
     return str(Path(spec.origin).resolve().parents[1])
 
 
+def identify(package: str) -> str:
+    """The version of EvalPlus in the folder `package`, and a hash of its code, which a checkout changes without it."""
+    versions = [found.version for found in distributions(name="evalplus", path=[package])]
+    files = {str(file.relative_to(package)): of_file(file).xxh3 for file in Path(package, "evalplus").rglob("*.py")}
+    return f"{versions[0] if versions else 'of no version'}, xxh3 {of_bytes(dumps(dict(sorted(files.items())))).xxh3}"
+
+
 def score(
     kind: sandbox.Kind,
     package: str,
@@ -81,7 +91,7 @@ def score(
     parallel = max(1, limits.processes // 4)
     program = _PROGRAM.format(memory=limits.memory_mb, dataset=dataset, parallel=parallel, mark=_MARK)
     samples = [{"task_id": one["task"], "solution": one["candidate"]} for one in programs]
-    files = {"data.jsonl": _lines(rows), "samples.jsonl": _lines(samples)}
+    files = {"data.jsonl": as_lines(rows), "samples.jsonl": as_lines(samples)}
     ended = sandbox.run(kind, program, limits, files, {"/packages": package})
     said, _, results = ended.output.decode(errors="replace").rpartition(f"{_MARK}\n")
     try:
@@ -102,5 +112,6 @@ def score(
     return lines
 
 
-def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+def as_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A file of `rows`, as EvalPlus reads it."""
     return "".join(f"{json.dumps(dict(row))}\n" for row in rows)

@@ -5,7 +5,8 @@
 `settings.json` says what the predictions were made with: `chosen` by the user (the model's path, sampling, limits ...)
 and `found` there (hashes of the model's files, of the questions). They are used again only if both are the same. Other
 findings mean that they are of something that is no longer there, and they are made anew. Another choice means that
-somebody may still want them, and replacing them takes `overwrite`.
+somebody may still want them, and replacing them takes `overwrite`. What is `noted` alone, such as the size of a batch,
+makes no others where every answer is drawn by itself: a run that was stopped goes on with another.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ class Keeper:
         chosen: the settings that they depend on.
         found: what they depend on besides.
         overwrite: whether predictions of other settings may be replaced.
+        noted: keys of `chosen` that change the last digits of a logit and no more: they are not compared.
     """
 
     folder: Path
     chosen: dict[str, Any]
     found: dict[str, str]
     overwrite: bool
+    noted: tuple[str, ...] = ("batch_size",)
 
     def read(self) -> tuple[list[dict[str, Any]] | None, str]:
         """A line for each prediction, if all are there and made with the same; else None and why not ("" if absent).
@@ -56,7 +59,8 @@ class Keeper:
         for key in self.found.keys() & now.keys():
             if made_with["found"].get(key) == self.found[key]:
                 before[key] = now[key]  # the same files by another path
-        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        compared = sorted((before.keys() | now.keys()) - {*self.noted})
+        changed = [key for key in compared if before.get(key) != now.get(key)]
         if changed and not self.overwrite:
             key = changed[0]
             raise Mistake(

@@ -188,7 +188,9 @@ class _Answers:
         options = self.options
         chosen = {key: getattr(options, key) for key in _CHOSEN} | {"num_fewshot": shots}
         found = {"model": self.model_hash, "task": _fingerprint(task, options.limit), "lm-eval": self.version}
-        keeper = Keeper(self.out / name, chosen, found, options.overwrite)
+        drawn = {**(task.config.generation_kwargs or {}), **options.generation}.get("do_sample", False)
+        # lm-eval draws for a batch together, so that another size of it draws other answers.
+        keeper = Keeper(self.out / name, chosen, found, options.overwrite, () if drawn else ("batch_size",))
         lines = keeper.kept(self.say, "evaluated anew")
         if lines is not None:
             return store.read_json(keeper.folder / RESULT), lines

@@ -276,6 +276,15 @@ class Recipe(Section):
             raise Mistake("rollout.server", "has nothing to write; rollout.written is there", "keep one of them")
         if self.entry.whole_draws:
             self._check_draws(options)
+        window, batch = options.get("window", 0), self._step_batch
+        if window % batch:
+            wrong = f"{window} is no multiple of the {batch} examples of an optimizer step"
+            raise Mistake("rollout.window", wrong, f"write {batch * (window // batch + 1)}")
+
+    @property
+    def _step_batch(self) -> int:
+        """Examples that a process takes in an optimizer step."""
+        return self.training["per_device_train_batch_size"] * self.training["gradient_accumulation_steps"]
 
     def _check_engine(self, options: dict) -> None:
         """What an engine cannot do that shall write."""

@@ -42,6 +42,10 @@ class SuiteRow:
     changes: dict[str, Any]
     reference: bool
 
+    def part(self, seed: int | None) -> str:
+        """As the folders of its run with `seed` are called, or those of a model."""
+        return self.slug if seed is None else f"{self.slug}-seed{seed}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteOptions(Section):
@@ -87,13 +91,19 @@ class SuiteOptions(Section):
         """The rows, read.
 
         Raises:
-            Mistake: a row is not what a row is, or two have one name.
+            Mistake: a row is not what a row is, or two would write into one folder.
         """
         found: list[SuiteRow] = []
+        taken: dict[str, str] = {}  # folders, as a file system sees them that takes A for a; and whose they are
         for number, written in enumerate(self.rows, start=1):
             row = self._row(written, f"rows[{number}]")
-            if row.slug in [other.slug for other in found]:
-                raise Mistake(f"rows[{number}]", f"is called '{row.name}' as another row is", "give it another name")
+            seeds = () if row.model is not None else self.seeds
+            ours = {row.slug: f"'{row.name}'"} | {row.part(seed): f"'{row.name}', seed {seed}" for seed in seeds}
+            for part, whose in ours.items():
+                if part.casefold() in taken:
+                    wrong = f"{whose} would have the folder of {taken[part.casefold()]}"
+                    raise Mistake(f"rows[{number}]", wrong, "give it another name")
+            taken |= {part.casefold(): whose for part, whose in ours.items()}
             found.append(row)
         if not found:
             raise Mistake("rows", "is empty", "write rows: [{name: ToDi, method.name: todi}]")

@@ -30,6 +30,10 @@ class Group:
         """One value for each run that was evaluated on `data`."""
         return [run.scores[data][metric].mean for run in self.runs if metric in run.scores.get(data, {})]
 
+    def measure(self, name: str) -> Spread | None:
+        """As `score`, of what a suite measured."""
+        return spread(run.measures[name].mean for run in self.runs if name in run.measures)
+
     def seconds(self) -> Spread | None:
         """Seconds of training."""
         return spread(run.seconds for run in self.runs if run.seconds is not None)
@@ -47,32 +51,49 @@ class Section:
         """The data sets that at least one run was evaluated on, in the order in which they appear."""
         return list(dict.fromkeys(data for group in self.groups for run in group.runs for data in run.scores))
 
+    def measures(self) -> list[str]:
+        """What suites measured of at least one run."""
+        return list(dict.fromkeys(name for group in self.groups for run in group.runs for name in run.measures))
+
 
 def sections(runs: Iterable[Run]) -> list[Section]:
-    """One section for each student model and output folder; in it one group for each recipe, whatever its seed."""
-    members: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    """One section for each suite, else for each student model and output folder; groups are rows, else recipes.
+
+    Runs of a group differ by their seed, and in a suite by what they begin with and learn from: other rows' runs.
+    """
+    members: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        members[run.student, str(run.recipe.get("output", ""))].append(run)
-    return [Section(f"{student} in {output}", "", _groups(runs)) for (student, output), runs in members.items()]
+        of_recipe = run.student, str(run.recipe.get("output", ""))
+        members[of_recipe if run.suite is None else (str(run.suite),)].append(run)
+    return [_section(runs) for runs in members.values()]
+
+
+def _section(runs: Sequence[Run]) -> Section:
+    first, output = runs[0], str(runs[0].recipe.get("output", ""))
+    if first.suite is None:
+        return Section(f"{first.student} in {output}", "", _groups(runs))
+    place = output.removesuffix("/runs")
+    note = f"Trained by a suite; models that it scored as they are, and significance, are in {place}/table.html."
+    return Section(f"Suite in {place}", note, _groups(runs))
 
 
 def _groups(runs: Sequence[Run]) -> tuple[Group, ...]:
     by_recipe: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         experiment = {key: value for key, value in run.recipe.items() if key not in _PER_RUN}
-        by_recipe[json.dumps(experiment, sort_keys=True, default=str)].append(run)
+        by_recipe[run.row or json.dumps(experiment, sort_keys=True, default=str)].append(run)
     groups = [tuple(sorted(members, key=lambda run: run.seed)) for members in by_recipe.values()]
     return tuple(Group(label, members) for label, members in zip(_labels(groups), groups, strict=True))
 
 
 def _labels(groups: Sequence[tuple[Run, ...]]) -> list[str]:
-    """The method's name, and where that does not tell groups apart also the settings that do."""
+    """The row's name; else the method's, and where that does not tell groups apart also the settings that do."""
     flat = [dict(_flatten(members[0].recipe)) for members in groups]
     labels = []
     for own, members in zip(flat, groups, strict=True):
         rivals = [other for other, rival in zip(flat, groups, strict=True) if rival[0].method == members[0].method]
         telling = [key for key in own if key not in _PER_RUN and any(other.get(key) != own[key] for other in rivals)]
-        labels.append(", ".join([members[0].method, *(f"{key}={own[key]}" for key in telling)]))
+        labels.append(members[0].row or ", ".join([members[0].method, *(f"{key}={own[key]}" for key in telling)]))
     return labels
 
 

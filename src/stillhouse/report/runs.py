@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -17,6 +18,7 @@ import yaml
 from stillhouse import store
 from stillhouse.mistakes import Mistake
 from stillhouse.recipe.document import read_document
+from stillhouse.recipe.runs import FINISHED
 from stillhouse.report.spread import Spread, spread
 
 METRICS = ("rougeL", "exact_match")
@@ -25,15 +27,31 @@ Line = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Run:
-    """One finished or unfinished run."""
+    """One finished or unfinished run.
+
+    Attributes:
+        folder: its own.
+        recipe: its keys.
+        training: a line for each logging step.
+        evaluation: a line for each epoch.
+        scores: of its evaluation/, by data set and metric, over sampling seeds.
+        seconds: of training.
+        remarks: what was left out.
+        suite: the folder of the suite that it is of.
+        row: of that suite's table, as folders are called by it.
+        measures: what that suite measured, by name, over sampling seeds.
+    """
 
     folder: Path
     recipe: Mapping[str, Any]
-    training: tuple[Line, ...]  # one per logging step
-    evaluation: tuple[Line, ...]  # one per epoch
-    scores: Mapping[str, Mapping[str, Spread]]  # data set -> metric -> over sampling seeds
+    training: tuple[Line, ...]
+    evaluation: tuple[Line, ...]
+    scores: Mapping[str, Mapping[str, Spread]]
     seconds: float | None
     remarks: tuple[str, ...]
+    suite: Path | None = None
+    row: str | None = None
+    measures: Mapping[str, Spread] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -79,6 +97,8 @@ def read_run(folder: Path) -> Run:
     remarks: list[str] = []
     lines = [_numbers(line, remarks) for line in _metric_lines(folder / "metrics.jsonl", remarks)]
     scores = folder / "evaluation" / "scores.json"
+    suite, row = _suite_of(folder, recipe)
+    measures = {} if suite is None else _measures(folder, suite / "scores" / folder.resolve().name, remarks)
     return Run(
         folder,
         recipe,
@@ -87,6 +107,9 @@ def read_run(folder: Path) -> Run:
         _scores(scores) if scores.is_file() else {},
         _seconds(lines),
         tuple(dict.fromkeys(remarks)),
+        suite,
+        row,
+        measures,
     )
 
 
@@ -141,12 +164,45 @@ def _spread_of(entry: Any, metric: str, where: str) -> Spread | None:
     return spread(values)
 
 
+def _suite_of(folder: Path, recipe: Mapping[str, Any]) -> tuple[Path | None, str | None]:
+    """The suite below whose output a run lies, <suite>/runs/<student>/<method>/<row>-seed<seed>, and its row."""
+    place = folder.resolve()
+    row, _, seed = place.name.rpartition("-seed")
+    if len(place.parents) < 4 or place.parents[2].name != "runs" or not row or seed != str(recipe.get("seed")):
+        return None, None
+    return place.parents[3], row
+
+
+def _measures(folder: Path, scores: Path, remarks: list[str]) -> dict[str, Spread]:
+    """What a suite measured of the run in `folder`, and not of one that was there before."""
+    found: dict[str, Spread] = {}
+    for made in sorted(scores.glob("*/made.json")):
+        finished = folder / FINISHED
+        run = store.read_json(finished, require_hash=False) if finished.is_file() else None
+        if run is None or _mapping(store.read_json(made, require_hash=False)).get("run") != run:
+            remarks.append(f"the scores in {made.parent} are of another run and were left out")
+            continue
+        for file in sorted(made.parent.rglob("measures.json")):
+            for entry in _list(store.read_json(file, require_hash=False)):
+                name, per_item = _mapping(entry).get("name"), _mapping(_mapping(entry).get("per_item"))
+                values = [number for items in per_item.values() for number in _list(items)]
+                if not isinstance(name, str) or not all(map(_is_number, values)):
+                    raise Mistake(str(file), "holds something that is no measure", "score the run again")
+                over_seeds = spread(fmean(items) for items in per_item.values() if items)
+                found |= {} if over_seeds is None else {name: over_seeds}
+    return found
+
+
 def _seconds(lines: Sequence[Line]) -> float | None:
     return next((line["train_runtime"] for line in reversed(lines) if "train_runtime" in line), None)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _is_number(value: Any) -> bool:

@@ -45,7 +45,7 @@ def write(options: ReportOptions) -> Path:
 def summary(found: Sequence[Section]) -> Markup:
     """What the page counts, and what its numbers mean."""
     runs = [run for section in found for group in section.groups for run in group.runs]
-    unscored = sum(not run.scores for run in runs)
+    unscored = sum(not run.scores and not run.measures for run in runs)
     said = [f"{len(runs)} runs; those that differ by their seed alone are one line, with mean ± standard deviation."]
     if unscored:
         said.append(f"{unscored} of them were not evaluated (stillhouse evaluate): they have curves and no score.")
@@ -74,19 +74,24 @@ def section_blocks(section: Section) -> list[Markup]:
 
 
 def score_table(section: Section, data_sets: Sequence[str] | None = None) -> Table:
-    """A row for each group: runs, both scores on each data set, seconds of training."""
+    """A row for each group: runs, both scores on each data set, what a suite measured, seconds of training."""
+    measures = section.measures() if data_sets is None else []
     data_sets = section.data_sets() if data_sets is None else data_sets
     titles = [f"{data} {METRIC_NAMES[metric]}" for data in data_sets for metric in METRICS]
+    measures = [name for name in measures if name not in titles]
     rows = [
         [
             group.label,
             str(len(group.runs)),
             *(_shown(group.score(data, metric)) for data in data_sets for metric in METRICS),
+            *(_measured(group.measure(name)) for name in measures),
             _shown(group.seconds()),
         ]
         for group in section.groups
     ]
-    return Table(f"{section.title}. Scores from 0 to 100.", ("method", "runs", *titles, "training, s"), rows)
+    units = "; grades, divergences and bits in their own units" if measures else ""
+    caption = f"{section.title}. Scores from 0 to 100{units}."
+    return Table(caption, ("method", "runs", *titles, *measures, "training, s"), rows)
 
 
 def scores_csv(found: Sequence[Section]) -> str:
@@ -97,11 +102,11 @@ def scores_csv(found: Sequence[Section]) -> str:
     for section in found:
         for group in section.groups:
             for run in group.runs:
-                for data, scores in run.scores.items():
-                    for metric, score in scores.items():
-                        names = (section.title, group.label, str(run.folder), f"{run.seed:g}", data, metric)
-                        deviation = "" if score.deviation is None else score.deviation
-                        writer.writerow([*map(csv_text, names), score.mean, deviation])
+                own = [(data, metric, score) for data, of in run.scores.items() for metric, score in of.items()]
+                for data, metric, score in (*own, *(("", name, score) for name, score in run.measures.items())):
+                    names = (section.title, group.label, str(run.folder), f"{run.seed:g}", data, metric)
+                    deviation = "" if score.deviation is None else score.deviation
+                    writer.writerow([*map(csv_text, names), score.mean, deviation])
     return out.getvalue()
 
 
@@ -110,6 +115,13 @@ def _settings(group: Group) -> Markup:
     folders = ", ".join(str(run.folder) for run in group.runs)
     where = tag("p", folders, class_="faint")
     return tag("details", tag("summary", f"Recipe of {group.label}"), tag("pre", recipe), where)
+
+
+def _measured(value: Spread | None) -> str:
+    """With two decimals, as suites have it: a divergence is a small number."""
+    if value is None or value.deviation is None:
+        return "-" if value is None else f"{value.mean:.2f}"
+    return f"{value.mean:.2f} ± {value.deviation:.2f}"
 
 
 def _shown(value: Spread | None) -> str:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from stillhouse import store
 from stillhouse.mistakes import Mistake
-from stillhouse.model_folders import base_of, find
+from stillhouse.model_folders import base_of, decisive_files, find
 from stillhouse.models import load_causal_lm, load_config, quiet_loading
 from stillhouse.rollout.batches import Batches
 from stillhouse.rollout.continuous import Continuous
@@ -18,9 +18,6 @@ from stillhouse.rollout.engine import Engine, Running
 from stillhouse.rollout.server import Server
 from stillhouse.store.digests import of_bytes, of_file
 from stillhouse.store.records import MANIFEST, dumps
-
-# What decides on a model's answers, of the files of its folder: weights, configuration, tokenizer, template, code.
-_DECISIVE = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 
 
 def identify(model: str, *, trust_remote_code: bool = False) -> str:
@@ -44,8 +41,7 @@ def _of_folder(folder: Path) -> str:
     if (folder / MANIFEST).is_file():
         store.verify_folder(folder)
         return of_file(folder / MANIFEST).xxh3
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _DECISIVE)
-    return of_bytes(dumps({file.name: of_file(file).xxh3 for file in files})).xxh3
+    return of_bytes(dumps({file.name: of_file(file).xxh3 for file in decisive_files(folder)})).xxh3
 
 
 def load_author(
@@ -75,13 +71,14 @@ def engine_of(model: PreTrainedModel, running: Running, batch_size: int) -> Engi
 
 
 def server_of(address: str, model: str, batch_size: int, *, trust_remote_code: bool = False) -> Server:
-    """The server at `address`, which must have `model`.
+    """The server at `address`, which must have `model`; of a run's folder, its best checkpoint.
 
     Raises:
-        Mistake: there is none, or it has loaded another folder than `model`.
+        Mistake: there is none, it serves another model, or one of that name whose weights, which are here, are others.
     """
     vocabulary = load_config(model, trust_remote_code=trust_remote_code).get_text_config().vocab_size
-    server = Server.at(address, batch_size=batch_size, vocabulary=vocabulary, name=model)
+    names = tuple(dict.fromkeys((model, find(model))))
+    server = Server.at(address, batch_size=batch_size, vocabulary=vocabulary, names=names)
     root = Path(server.root)
     if server.root and root.is_dir() and identify(str(root)) != identify(model, trust_remote_code=trust_remote_code):
         raise Mistake(f"server: {address}", f"serves another model, '{root}'", "name that one, or serve yours")

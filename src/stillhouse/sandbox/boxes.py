@@ -203,6 +203,7 @@ def _specification(kind: Kind, call: str, folder: Path, limits: Limits, place: s
         "limits": limits.as_record(),
         "filter": (seccomp_filter(limits.processes) or b"").hex(),
         "binds": [*((path, path) for path in room.binds), (str(folder), "/program"), (str(_INSIDE), "/code/inside")],
+        "hidden": room.hidden,
         "links": room.links,
         "root": place,
         "chdir": place if kind == "none" else "",
@@ -224,6 +225,7 @@ def _bubblewrap(spec: Mapping[str, Any], limits: Limits) -> list[str]:
     line += [word for target, text in spec["links"] for word in ("--symlink", text, target)]
     for source, target in spec["binds"]:
         line += ["--dev-bind" if source.startswith("/dev/") else "--ro-bind", source, target]
+    line += [word for path in spec["hidden"] for word in ("--tmpfs", path, "--remount-ro", path)]
     # Bubblewrap cannot limit how many files a file system in memory has, so that none may be written there.
     line += ["--hostname", "sandbox", "--dir", "/desk", "--remount-ro", "/", "--chdir", "/desk", "--"]
     return [*line, *spec["argv"]]

@@ -126,6 +126,8 @@ def new_root(spec: dict[str, Any], machine: str) -> None:
         place.symlink_to(text)
     for source, target in spec["binds"]:
         bind(source, root + target)
+    for path in spec["hidden"]:
+        mount("tmpfs", root + path, "tmpfs", READ_ONLY | NO_SUID | NO_DEV, "size=4k,nr_inodes=1,mode=755")
     for folder, size in (("/desk", spec["limits"]["files_mb"]), *[("/dev/shm", 16)] * spec["shared_memory"]):
         place = Path(root + folder)
         place.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+_PACKAGES = ("site-packages", "dist-packages", "python*/site-packages", "python*/dist-packages")
 _FILES = ("/etc/ld.so.cache", "/dev/null", "/dev/urandom")
 
 
@@ -18,18 +20,20 @@ class Room:
 
     Attributes:
         binds: files and folders to be shown read-only.
+        hidden: folders below those that are to be empty: packages that somebody installed for that interpreter.
         links: symbolic links to be made, and their targets.
         python: the interpreter's executable.
     """
 
     binds: tuple[str, ...]
+    hidden: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
     python: str
 
 
 @cache
 def python_room() -> Room:
-    """The room that the interpreter of this process needs: its standard library, nothing of a virtual environment."""
+    """The room that the interpreter of this process needs: its standard library, no packages."""
     python = Path(sys.executable).resolve()
     prefixes = [Path(sys.base_prefix) / "lib", Path(sys.base_exec_prefix) / sys.platlibdir]
     base = {"platbase": sys.base_exec_prefix}  # not a virtual environment's, which holds packages alone
@@ -39,4 +43,13 @@ def python_room() -> Room:
     wanted = {path for path in [*prefixes, *standard, *folders, *map(Path, _FILES)] if path.exists()}
     wanted = {path for path in wanted if not path.is_symlink()} | {path.resolve() for path in wanted}
     shown = {path for path in wanted if not any(parent in wanted for parent in path.parents)}
-    return Room(tuple(sorted(str(path) for path in shown | {python})), links, str(python))
+    hidden = sorted(str(path) for path in _packages(shown))
+    return Room(tuple(sorted(str(path) for path in shown | {python})), tuple(hidden), links, str(python))
+
+
+def _packages(shown: Iterable[Path]) -> set[Path]:
+    """Every site-packages and dist-packages of a Python in the folders `shown`, by each path that it is shown at."""
+    folders = [path for path in shown if path.is_dir()]
+    found = {path.resolve() for folder in folders for pattern in _PACKAGES for path in folder.glob(pattern)}
+    return {folder / path.relative_to(folder.resolve()) for path in found for folder in folders
+            if path.is_dir() and path.is_relative_to(folder.resolve())}  # fmt: skip

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse import store
+from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import base_of, find
 from stillhouse.recipe import Recipe
 from stillhouse.recipe.runs import FINISHED, difference
 from stillhouse.recipe.suite import SuiteRow
 from stillhouse.store.digests import of_file
+from stillhouse.suite.inputs import changed, files_of, states_of
 
 MADE = "made.json"
 
@@ -43,8 +45,7 @@ class Job:
         """Note what it is being made from, or forget what it was made from; a job may have neither."""
 
     def stamp(self) -> None:
-        """Note what it was made from, when it has just ended well."""
-        raise NotImplementedError
+        """Note what it was made from, when it has just ended well, if that was not noted before."""
 
     def __str__(self) -> str:
         return shlex.join(self.command)
@@ -58,7 +59,7 @@ class Training(Job):
         recipe: that it is trained by.
         rehearsed: the same, with models that are there in the place of runs that are yet to be.
         sources: the runs of other rows that it learns from.
-        note: the file that says which they were.
+        note: the file that says which they were, and what else it read.
     """
 
     recipe: Recipe
@@ -89,11 +90,16 @@ class Training(Job):
     @property
     def outdated(self) -> Training | None:
         """A run that this one learnt from and that is no more as it was; None too where nobody noted."""
-        try:
-            noted = store.read_json(self.note)
-        except (store.Corrupt, store.Absent):
-            noted = self._found()
-        return next((source for source in self.sources if noted.get(source.title) != source.result), None)
+        noted = self._noted
+        if noted is None:
+            return None
+        return next((source for source in self.sources if noted["runs"].get(source.title) != source.result), None)
+
+    @property
+    def changed_file(self) -> tuple[str, Path] | None:
+        """A key of the recipe, and a file behind it that is no more what this run read; None too where nobody noted."""
+        noted = self._noted
+        return None if noted is None else changed(noted["files"], self._files)
 
     @property
     def result(self) -> Any:
@@ -102,20 +108,36 @@ class Training(Job):
 
     @property
     def done(self) -> bool:
-        """Whether the run is finished, is of this recipe, and learnt from runs that are still the same."""
-        return self.finished and self.changed is None and (not self.sources or self.outdated is None)
+        """Whether the run is finished, is of this recipe, and learnt from runs and files that are still the same."""
+        return self.finished and self.changed is None and self.outdated is None and self.changed_file is None
 
     def begin(self) -> None:
-        """As `stamp`: a run that is stopped goes on only under what it learnt from."""
-        self.stamp()
+        """Note what it learns from, as it is: a run that is stopped goes on only under the same.
 
-    def stamp(self) -> None:
-        """Note which runs it learnt from."""
-        if self.sources:
-            store.write_json(self.note, self._found())
+        A run that learnt from something else is removed first, so that this note is never taken for that run's.
 
-    def _found(self) -> dict[str, Any]:
-        return {source.title: source.result for source in self.sources}
+        Raises:
+            Mistake: that changed after the suite was planned, which did not say to replace the run.
+        """
+        if self.begun and (self.outdated is not None or self.changed_file is not None):
+            if "--overwrite=true" not in self.command:
+                wrong = "learnt from what has changed since this suite was started"
+                raise Mistake(str(self.folder), wrong, "give the command again, which says what")
+            store.remove_folder(self.folder)
+        runs = {source.title: source.result for source in self.sources}
+        store.write_json(self.note, {"runs": runs, "files": states_of(self._files)})
+
+    @property
+    def _noted(self) -> dict[str, Any] | None:
+        try:
+            noted = store.read_json(self.note)
+        except (store.Corrupt, store.Absent):
+            return None
+        return noted if noted.keys() == {"runs", "files"} else None
+
+    @property
+    def _files(self) -> dict[str, list[Path]]:
+        return files_of(self.recipe, [source.folder for source in self.sources])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ class _Planner:
     def _training(self, row: SuiteRow, seed: int) -> Training:
         assert row.recipe is not None
         verb, changes = _asked(flat(self.options.set), read_document(row.recipe).values, row.changes)
-        part = f"{row.slug}-seed{seed}"
+        part = row.part(seed)
         changes |= {"seed": seed, "output": str(self.out / "runs"), "name": part}
         filled, sources = self._filled(changes, seed)
         parse(verb, [row.recipe, *_options(filled)], of_a_suite=True)
@@ -129,6 +129,9 @@ class _Planner:
         elif training.begun and (source := training.outdated) is not None:
             key, wrong = str(training.folder), f"learnt from another run of {source.title} than there is now"
             mend = "--overwrite=true trains it anew"
+        elif training.begun and (found := training.changed_file) is not None:
+            key, wrong = found[0], f"{found[1]} is not what {training.folder} was trained with"
+            mend = "put it back, or --overwrite=true to train it anew"
         else:
             return False
         if not self.options.overwrite:
@@ -184,8 +187,8 @@ class _Planner:
 
     def _scorings(self, row: SuiteRow, seed: int | None) -> list[Scoring]:
         training = None if seed is None else self.trained[row.name][seed]
-        part, of_seed = (row.slug, "") if seed is None else (f"{row.slug}-seed{seed}", f", seed {seed}")
-        return [self._scoring(row, kind, training, seed, part, f"{row.name}{of_seed}: {kind}")
+        of_seed = "" if seed is None else f", seed {seed}"
+        return [self._scoring(row, kind, training, seed, row.part(seed), f"{row.name}{of_seed}: {kind}")
                 for kind in self.options.evaluate]  # fmt: skip
 
     def _scoring(
@@ -246,8 +249,10 @@ def _refuse_other_choice(scoring: Scoring) -> None:
     """Scores of other options are somebody's, and `evaluate` would keep them: said before anything is trained."""
     made = scoring.made_by
     before, now = ({} if made is None else made["chosen"]), scoring.chosen
+    together = scoring.kind == "tasks" and now.get("temperature")  # lm-eval draws for a batch together
+    harmless = (*_HARMLESS, *(() if together else ("batch_size",)))
     for key in sorted(before.keys() | now.keys()) if made is not None else ():
-        if key not in _HARMLESS and key != "run_generated_code" and before.get(key) != now.get(key):
+        if key not in harmless and key != "run_generated_code" and before.get(key) != now.get(key):
             there, here = (_text(values[key]) if key in values else "not set" for values in (before, now))
             wrong = f"is {here}, but scores in {scoring.out} were made with {there}"
             raise Mistake(f"evaluate.{scoring.kind}.{key}", wrong, "give another output, or --overwrite=true")

@@ -51,8 +51,7 @@ def write(options: SuiteOptions, lines: Sequence[Line]) -> Path:
     table = comparison.table
     for line in lines:
         for training in line.trainings.values():
-            name = f"{line.row.slug}-seed{training.recipe.seed}.yaml"
-            _keep(out / "recipes" / name, dump(training.recipe.as_dict()))
+            _keep(out / "recipes" / f"{line.row.part(training.recipe.seed)}.yaml", dump(training.recipe.as_dict()))
     _keep(out / "table.md", table.markdown())
     _keep(out / "table.csv", table.csv())
     _keep(out / "table.tex", table.latex())

@@ -12,11 +12,13 @@ from stillhouse import store
 from stillhouse.model_folders import epoch_folders
 from stillhouse.models import quiet_loading
 from stillhouse.recipe import Recipe
+from stillhouse.store.digests import of_file
+from stillhouse.store.records import MANIFEST
 from stillhouse.training import processes
 from stillhouse.training.arguments import training_arguments
 from stillhouse.training.folder import RunFolder
 from stillhouse.training.log import close_log, logger, open_log
-from stillhouse.training.preflight import Tokenizers, check_models, check_sharding, tokenizers_of
+from stillhouse.training.preflight import Tokenizers, check_models, check_sharding, check_window, tokenizers_of
 from stillhouse.training.prepare import prepare
 
 
@@ -35,6 +37,7 @@ def run(recipe: Recipe) -> Path:
     arguments = training_arguments(recipe)
     processes.check(arguments)
     check_sharding(recipe, arguments)
+    check_window(recipe, arguments)
     folder = processes.by_first(lambda: RunFolder.open(recipe))
     handlers = open_log(folder.path)
     try:
@@ -62,6 +65,7 @@ def _run(recipe: Recipe, folder: RunFolder, tokenizers: Tokenizers, arguments: T
             trainer.state = state
     best = epoch_folders(folder.path)[0]
     summary = {"steps": trainer.state.global_step, "best": best.path.name, "loss": best.loss, "rougeL": best.rouge}
+    summary["xxh3"] = of_file(best.path / MANIFEST).xxh3  # of all its files: two runs may have their losses in common
     processes.by_first(lambda: folder.finish(summary))
     logger.info(f"finished in {time.perf_counter() - started:.0f} s; best: {best.path}")
     return folder.path

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse import store
 from stillhouse.adapters import is_adapted
-from stillhouse.head import Sampled
+from stillhouse.head import Predictions, Sampled
 from stillhouse.methods import Clock
 from stillhouse.mistakes import Mistake
 from stillhouse.rollout import Engine, Response, Sampling, engine_of, respond
 from stillhouse.rollout.deciding import Deciding, by_seed
+from stillhouse.rollout.drawing import Seed
 from stillhouse.rollout.replay import Replay, Rollout, from_arrays, to_arrays
 from stillhouse.rollout.server import Server
 from stillhouse.training import processes
+from stillhouse.training.advantages import noted, whitened
 from stillhouse.training.distiller import Distiller
 from stillhouse.training.rewriting import Item, OwnTokens
+from stillhouse.training.window import Window
 
 Batch = dict[str, Any]
 STATE, SAMPLES, SERVED = "rollout.safetensors", "samples.jsonl", "served"
@@ -64,6 +67,7 @@ class OnPolicy:
         folder: of the run.
         dev_loss: the loss on the dev rows, for a source that goes by it.
         said: what the student answered before training, by sample; None: it writes now.
+        window: what is written at once for more than a step; None: every step's prompts are the data set's.
 
     Attributes:
         autocast: in which precision the student writes; the trainer's own.
@@ -83,6 +87,7 @@ class OnPolicy:
         folder: Path,
         dev_loss: Callable[[torch.nn.Module, torch.device], float] | None = None,
         said: Mapping[int, Rollout] | None = None,
+        window: Window | None = None,
     ) -> None:
         self.options, self.distiller, self.tokenizer = options, distiller, tokenizer
         self.items, self.collate, self.stop, self.max_length = items, collate, tuple(stop), max_length
@@ -91,6 +96,7 @@ class OnPolicy:
         self.replay = Replay(options.get("capacity", 1))
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._window: _Window | None = None
+        self._at_once = window
         self._server = None if options["server"] == "none" else _server(options, distiller.student)
         self._counts = dict.fromkeys(
             ("steps", "on_policy", "written", "tokens", "unfinished", "empty", "unreadable"), 0
@@ -113,6 +119,9 @@ class OnPolicy:
         """The micro-batches that the optimizer step learns from, in place of the data set's `batches`."""
         self._counts["steps"] += 1
         samples = [batch["sample"].tolist() for batch in batches]
+        if self._at_once is not None:
+            self._counts["on_policy"] += 1
+            return self._from_window(self._at_once, [len(part) for part in samples], clock.step)
         window = self._window
         if window is not None and window.left and len(window.rollouts) == len(samples):
             window.left -= 1
@@ -134,11 +143,35 @@ class OnPolicy:
         self._window = _Window(rollouts, self.options.get("reuse", 1) - 1)
         return made
 
+    def _from_window(self, window: Window, parts: list[int], step: int) -> list[Batch]:
+        """The next micro-batches of a window, as large as `parts` says; where it is used up, of a new one."""
+        if window.used:
+            asked, turns = window.asked()
+            written = self._answered(asked, step, turns)
+            window.fill(self._valued(written, max(parts)) if self.distiller.method.appraises else written)
+        taken = window.take(parts)
+        return self._collated(taken, [[one.sample for one in part] for part in taken])
+
+    def _valued(self, written: list[Rollout], batch: int) -> list[Rollout]:
+        """`written` appraised, so many at a time: the teacher's predictions are not kept as long as a window lasts."""
+        parts = [written[at : at + batch] for at in range(0, len(written), batch)]
+        asked = (
+            _to(one, self.distiller.student.device)
+            for one in self._collated(parts, [[one.sample for one in part] for part in parts])
+        )
+        worths = [worth for one in asked for worth in self._worths([one])[1]]
+        return [one for part in noted(parts, whitened(worths)) for one in part]
+
     def _written(self, samples: list[list[int]], step: int) -> list[list[Rollout]]:
         """What the student answers to the prompts of every micro-batch, or has answered before."""
         if self._said is not None:
             return [[self._said[sample] for sample in part] for part in samples]
         flat = [sample for part in samples for sample in part]
+        places = iter(self._answered(flat, step, [()] * len(flat)))
+        return [[next(places) for _ in part] for part in samples]
+
+    def _answered(self, flat: list[int], step: int, turns: Sequence[Seed]) -> list[Rollout]:
+        """What the student answers to prompts; `turns` goes into what each is drawn with."""
         prompts = [self.items.prompt(sample) for sample in flat]
         share = self.options.get("teacher_mix", 0.0)
         teacher = self.distiller.teacher
@@ -148,7 +181,7 @@ class OnPolicy:
                 self.tokenizer,
                 prompts,
                 self._sampling,
-                seed=[(self.seed, step, sample) for sample in flat],
+                seed=[(self.seed, step, sample, *turn) for sample, turn in zip(flat, turns, strict=True)],
                 batch_size=self.options["batch_size"],
                 description=None,
                 max_length=self.max_length,
@@ -158,9 +191,7 @@ class OnPolicy:
             )
         self._count(responses)
         self._show(flat, prompts, responses, step)
-        made = [_rollout(*one) for one in zip(flat, prompts, responses, strict=True)]
-        places = iter(made)
-        return [[next(places) for _ in part] for part in samples]
+        return [_rollout(*one) for one in zip(flat, prompts, responses, strict=True)]
 
     def _author(self) -> PreTrainedModel | Engine:
         """What writes with the student as it is now; a server is given its weights."""
@@ -204,24 +235,23 @@ class OnPolicy:
         self, batches: list[Batch], rollouts: list[list[Rollout]]
     ) -> tuple[list[Batch], list[list[Rollout]]]:
         """With what the method thinks each token worth: mean 0 and variance 1 over the step's tokens of all ranks."""
-        teacher, method = self.distiller.teacher, self.distiller.method
-        assert teacher is not None
-        device = self.distiller.student.device
-        asked = [_to(batch, device) for batch in batches]
-        predicted = teacher.predict_all(asked)
-        worths = [
-            method.appraise(said, Sampled(**batch["sampled"])).double()
-            for said, batch in zip(predicted, asked, strict=True)
-        ]
-        values = _whitened(worths)
+        asked = [_to(batch, self.distiller.student.device) for batch in batches]
+        predicted, worths = self._worths(asked)
+        values = whitened(worths)
         for batch, said, value in zip(asked, predicted, values, strict=True):
             batch["sampled"]["advantage"] = value.float()
             batch["predicted"] = said
-        return asked, [
-            [replace(one, advantage=tuple(part.tolist())) for one, part in zip(
-                part_of, value.float().split([len(one.response) for one in part_of]), strict=True)]
-            for part_of, value in zip(rollouts, values, strict=True)
-        ]  # fmt: skip
+        return asked, noted(rollouts, values)
+
+    def _worths(self, asked: list[Batch]) -> tuple[list[Predictions], list[Tensor]]:
+        """What the teacher says of each batch, and what the method thinks each of its tokens worth, in fp64."""
+        teacher, method = self.distiller.teacher, self.distiller.method
+        assert teacher is not None
+        predicted = teacher.predict_all(asked)
+        return predicted, [
+            method.appraise(said, Sampled(**batch["sampled"])).double()
+            for said, batch in zip(predicted, asked, strict=True)
+        ]
 
     def _count(self, responses: Sequence[Response]) -> None:
         self._counts["written"] += len(responses)
@@ -277,6 +307,8 @@ class OnPolicy:
             "reference": torch.tensor(float("nan") if reference is None else reference, dtype=torch.float64),
             **to_arrays(self.replay.as_list(), "replay"),
         }
+        if self._at_once is not None:
+            state |= self._at_once.state()
         if everybody:  # all processes are at the same place
             parts = [part for rollouts, _ in everybody for part in rollouts]
             state |= to_arrays([one for part in parts for one in part], "window")
@@ -293,22 +325,14 @@ class OnPolicy:
         self.deciding.threshold = float(state["threshold"])
         self.deciding.reference = None if np.isnan(reference) else reference
         self.replay.push(from_arrays(state, "replay"))
+        if self._at_once is not None:
+            self._at_once.load(state)
         if "window.left" in state and int(state["window.processes"]) == len(processes.joined([0])):
             rollouts = iter(from_arrays(state, "window"))
             parts = [[next(rollouts) for _ in range(size)] for size in state["window.parts"].tolist()]
             each = len(parts) // int(state["window.processes"])
             mine = processes.rank() * each
             self._window = _Window(parts[mine : mine + each], int(state["window.left"]))
-
-
-def _whitened(worths: Sequence[Tensor]) -> list[Tensor]:
-    """At mean 0 and variance 1 over all of them and all processes; a bad number stays one, and stays alone."""
-    joined = torch.cat(list(worths))
-    sound = joined[joined.isfinite()]
-    count, total, squares = processes.summed([float(len(sound)), float(sound.sum()), float(sound.square().sum())])
-    mean = total / max(count, 1.0)
-    deviation = max(squares / max(count, 1.0) - mean**2, 0.0) ** 0.5
-    return [(worth - mean) / max(deviation, 1e-8) for worth in worths]
 
 
 def _server(options: dict[str, Any], student: PreTrainedModel) -> Server:

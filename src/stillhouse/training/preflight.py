@@ -124,3 +124,21 @@ def check_sharding(recipe: Recipe, arguments: TrainingArguments) -> None:
             f"a student in shards ({sharded}) does not write answers while it trains",
             "set it to false; stillhouse evaluate scores the checkpoints",
         )
+
+
+def step_batch(arguments: TrainingArguments) -> int:
+    """Examples of an optimizer step, of all processes together."""
+    each = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    return each * arguments.world_size
+
+
+def check_window(recipe: Recipe, arguments: TrainingArguments) -> None:
+    """The recipe knows what a process takes of a window in a step, but not how many there are.
+
+    Raises:
+        Mistake: the steps of all do not divide it.
+    """
+    size, batch = (recipe.rollout or {}).get("window", 0), step_batch(arguments)
+    if size % batch:
+        wrong = f"{size} is no multiple of the {batch} examples that {arguments.world_size} processes take in a step"
+        raise Mistake("rollout.window", wrong, f"write {batch * (size // batch + 1)}")

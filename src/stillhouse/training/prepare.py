@@ -43,11 +43,12 @@ from stillhouse.training.guard import Guard
 from stillhouse.training.log import Progress, RunLog, logger
 from stillhouse.training.on_policy import OnPolicy
 from stillhouse.training.packing import check_packing
-from stillhouse.training.preflight import Tokenizers
+from stillhouse.training.preflight import Tokenizers, step_batch
 from stillhouse.training.rewriting import OwnTokens
 from stillhouse.training.teacher_rows import written_by_teacher
 from stillhouse.training.trainer import DistillationTrainer
 from stillhouse.training.two_tokenizers import TwoTokenizers
+from stillhouse.training.window import Window
 from stillhouse.training.written_before import by_sample, written_before
 
 
@@ -112,7 +113,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
         save_every=recipe.training.get("save_steps"),
         budget=_budget(recipe, train, arguments),
         param_groups=recipe.training.get("param_groups", ()),
-        on_policy=_on_policy(recipe, distiller, items, collator, tokenizer, template, dev, folder, said),
+        on_policy=_on_policy(recipe, arguments, distiller, items, collator, tokenizer, template, dev, folder, said),
         corpus=_corpus(recipe, template, tokenizer, limits, collator),
         data_collator=collator,
         train_dataset=train,
@@ -126,6 +127,7 @@ def prepare(recipe: Recipe, folder: Path, tokenizers: Tokenizers, arguments: Tra
 
 def _on_policy(
     recipe: Recipe,
+    arguments: TrainingArguments,
     distiller: Distiller,
     items: OwnTokens | None,
     collator: Any,
@@ -150,7 +152,15 @@ def _on_policy(
         folder=folder,
         dev_loss=None if dev is None else dev.loss,
         said=None if said is None else by_sample(items.train, said),
+        window=_window(recipe, items.train, arguments),
     )
+
+
+def _window(recipe: Recipe, train: EncodedDataset, arguments: TrainingArguments) -> Window | None:
+    """What the student writes at once, where that is more than a step learns from."""
+    options = recipe.rollout or {}
+    size, batch = options.get("window", 0), step_batch(arguments)
+    return Window(size, batch, options["reuse"], recipe.seed, train.samples.tolist()) if size else None
 
 
 def _answered(

@@ -23,7 +23,7 @@ from stillhouse.teacher import elements, held
 from stillhouse.training import processes
 from stillhouse.training.arguments import training_arguments
 from stillhouse.training.log import close_log, logger, open_log
-from stillhouse.training.preflight import check_models, check_sharding, tokenizers_of
+from stillhouse.training.preflight import check_models, check_sharding, check_window, tokenizers_of
 from stillhouse.training.prepare import Prepared, prepare
 
 GIB = 2.0**30
@@ -47,6 +47,7 @@ def rehearse(recipe: Recipe) -> None:
     arguments = training_arguments(recipe)
     processes.check(arguments)
     check_sharding(recipe, arguments)
+    check_window(recipe, arguments)
     planned = arguments.max_steps
     arguments.max_steps, arguments.save_strategy, arguments.eval_strategy = 1, IntervalStrategy.NO, IntervalStrategy.NO
     with tempfile.TemporaryDirectory(prefix="stillhouse-dry-run-") as scratch:
@@ -158,7 +159,9 @@ def _writing(recipe: Recipe, prepared: Prepared, arguments: TrainingArguments) -
     if prepared.trainer.on_policy is None or options["server"] != "none" or options.get("written", "none") != "none":
         return {}
     data, distiller = recipe.data, prepared.distiller
-    at_once = min(options["batch_size"], arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
+    written = options.get("window", 0) // arguments.world_size
+    written = written or arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    at_once = min(options["batch_size"], written)
     longest = min(data.max_length, data.max_prompt_length + (options["max_new_tokens"] or data.max_length))
     width = next(distiller.student.parameters()).element_size()
     activation = 2 if arguments.bf16 or arguments.fp16 else width

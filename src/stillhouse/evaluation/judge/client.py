@@ -7,22 +7,19 @@ followed, and where a server repeats it, it is blotted out before anything is ke
 from __future__ import annotations
 
 import json
-import random
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from stillhouse.mistakes import Mistake, shorten
+from stillhouse.patience import Passing, Patience, Stopped, may_pass, retry_after
 
-_LATER = {408, 409, 425, 429}  # and 5xx: the same request may succeed another time
 _LONGEST_WAIT = 120.0  # seconds
 _LARGEST = 1 << 24  # bytes of an answer
 _SECRET = 8  # characters
@@ -41,14 +38,6 @@ class Reply:
     text: str
     model: str
     tokens: tuple[int, int] | None
-
-
-class _Passing(Exception):
-    """A request failed in a way that may pass; `seconds`: how long the server asks to wait."""
-
-    def __init__(self, why: str, seconds: float = 0.0) -> None:
-        super().__init__(why)
-        self.seconds = seconds
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -98,19 +87,14 @@ class Server:
 
     def _ask(self, messages: list[dict[str, str]]) -> Reply:
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
-        why = ""
-        for attempt in range(self.retries + 1):
-            if self.stopping.is_set():
-                raise [*self.failures, Mistake("judge", "was stopped", "the same command goes on from here")][0]
-            try:
-                return self._reply(self._send(body))
-            except _Passing as failure:
-                why = str(failure)
-                if attempt < self.retries:
-                    backoff = self.wait * 2**attempt * random.uniform(0.75, 1.25)  # not all threads at once
-                    self.stopping.wait(min(max(backoff, failure.seconds), _LONGEST_WAIT))
-        wrong = f"{self.address} gave no answer in {self.retries + 1} requests: {why}"
-        raise Mistake("judge", wrong, "the same command goes on from here")
+        patience = Patience(self.retries, self.wait, _LONGEST_WAIT)
+        try:
+            return patience.ask(lambda: self._reply(self._send(body)), self.stopping)
+        except Stopped:
+            raise [*self.failures, Mistake("judge", "was stopped", "the same command goes on from here")][0] from None
+        except Passing as failure:
+            wrong = f"{self.address} gave no answer in {self.retries + 1} requests: {failure}"
+            raise Mistake("judge", wrong, "the same command goes on from here") from None
 
     def blot(self, text: str) -> str:
         """`text` without the key; a very short one (EMPTY, or 8) is no secret, and may be a word of a judgement."""
@@ -129,18 +113,18 @@ class Server:
                 while part := response.read1(1 << 16):
                     parts.append(part)
                     if time.monotonic() > deadline or sum(map(len, parts)) > _LARGEST:
-                        raise _Passing("an answer without end")
+                        raise Passing("an answer without end")
                 return b"".join(parts)
         except HTTPError as error:
             with error:
                 raise self._refusal(error) from None
         except (URLError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            raise _Passing(shorten(self.blot(f"{type(reason).__name__} {reason}".strip()), 60)) from None
+            raise Passing(shorten(self.blot(f"{type(reason).__name__} {reason}".strip()), 60)) from None
 
     def _refusal(self, error: HTTPError) -> Exception:
-        if error.code in _LATER or error.code >= 500:
-            return _Passing(f"HTTP {error.code}", _seconds(error.headers.get("Retry-After")))
+        if may_pass(error.code):
+            return Passing(f"HTTP {error.code}", retry_after(error.headers.get("Retry-After")), error.code)
         said = ""
         with suppress(OSError, HTTPException):
             said = " ".join(self.blot(error.read(4096).decode("utf-8", "replace")).split())
@@ -156,7 +140,7 @@ class Server:
             said = json.loads(data)
             text = said["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
-            raise _Passing("an answer that is no chat completion") from None
+            raise Passing("an answer that is no chat completion") from None
         if not isinstance(text, str):
             text = ""  # a refusal has null; it holds no rating
         usage = said.get("usage")
@@ -164,14 +148,3 @@ class Server:
         with suppress(LookupError, TypeError, ValueError):
             tokens = (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
         return Reply(self.blot(text), self.blot(str(said.get("model") or self.model)), tokens)
-
-
-def _seconds(header: str | None) -> float:
-    """What a Retry-After header says: seconds, or a date."""
-    if header is None:
-        return 0.0
-    with suppress(ValueError):
-        return max(0.0, float(header)) if float(header) < _LONGEST_WAIT else _LONGEST_WAIT
-    with suppress(ValueError, TypeError):
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    return 0.0
