@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -177,23 +179,30 @@ def test_a_run_that_is_killed_twice_goes_on_to_the_same_weights(world: Path, tmp
     method, rollout = ("minillm", None) if source == "minillm" else ("skew_reverse_kl", SOURCES[source])
     more = [*split(4, 1), "--training.save_steps=1", "--rollout.show_every=2"]
     whole = train(world, tmp_path / "whole", method, rollout, *more)
-    step = DistillationTrainer.training_step
     for reached in (1, 3):
-
-        def killing(trainer: DistillationTrainer, *given: Any, at: int = reached, **named: Any) -> Tensor:
-            if trainer.state.global_step == at:
-                raise Killed
-            return step(trainer, *given, **named)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(DistillationTrainer, "training_step", killing)
-            with pytest.raises(Killed):
-                train(world, tmp_path / "cut", method, rollout, *more)
+        with killed_at(reached):
+            train(world, tmp_path / "cut", method, rollout, *more)
     again = train(world, tmp_path / "cut", method, rollout, *more)
     theirs = weights(whole / "last")
     assert all(torch.equal(value, theirs[name]) for name, value in weights(again / "last").items())
     assert timeless(again) == timeless(whole)
     assert (again / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
+
+
+@contextmanager
+def killed_at(reached: int) -> Iterator[None]:
+    """Whoever trains dies before the optimizer step after so many."""
+    step = DistillationTrainer.training_step
+
+    def killing(trainer: DistillationTrainer, *given: Any, **named: Any) -> Tensor:
+        if trainer.state.global_step == reached:
+            raise Killed
+        return step(trainer, *given, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationTrainer, "training_step", killing)
+        with pytest.raises(Killed):
+            yield
 
 
 def timeless(folder: Path) -> list[dict[str, float]]:
@@ -255,36 +264,20 @@ def test_the_teacher_answers_once(world: Path, tmp_path: Path, monkeypatch):
     written = (whole / "teacher.jsonl").read_text()
     assert all("output" in json.loads(line) for line in written.splitlines())
     monkeypatch.setattr("stillhouse.training.teacher_rows.answer", None)  # what is there is read
-    step, calls = DistillationTrainer.training_step, iter(range(9))
-    (tmp_path / "cut" / "small" / "seqkd").mkdir(parents=True)
-
-    def killing(*given: Any, **named: Any) -> Tensor:
-        if next(calls) == 2:
-            raise Killed
-        return step(*given, **named)
-
     monkeypatch.undo()
-    with monkeypatch.context() as patch:
-        patch.setattr(DistillationTrainer, "training_step", killing)
-        with pytest.raises(Killed):
-            train(world, tmp_path / "cut", "seqkd", rollout, *more)
+    with killed_at(2):
+        train(world, tmp_path / "cut", "seqkd", rollout, *more)
     monkeypatch.setattr("stillhouse.training.teacher_rows.answer", None)
     again = train(world, tmp_path / "cut", "seqkd", rollout, *more)
     assert (again / "teacher.jsonl").read_text() == written
     same(again, whole, 0.0)
 
 
-def test_a_teachers_answers_are_of_this_teacher_these_rows_and_settings(world: Path, tmp_path: Path, monkeypatch):
+def test_a_teachers_answers_are_of_this_teacher_these_rows_and_settings(world: Path, tmp_path: Path):
     """A run that is killed before its first checkpoint leaves nothing to compare a recipe with."""
-
-    def killing(*_: Any, **__: Any) -> Tensor:
-        raise Killed
-
     first = {"source": "teacher", "max_new_tokens": 7}
-    with monkeypatch.context() as patch:
-        patch.setattr(DistillationTrainer, "training_step", killing)
-        with pytest.raises(Killed):
-            train(world, tmp_path, "seqkd", first, *split(8, 1))
+    with killed_at(0):
+        train(world, tmp_path, "seqkd", first, *split(8, 1))
     (written,) = tmp_path.rglob("teacher.jsonl")
     before = written.read_text()
     folder = train(world, tmp_path, "seqkd", {**first, "max_new_tokens": 9}, *split(8, 1))
@@ -327,10 +320,12 @@ def test_a_loss_by_responses_is_divided_by_their_number(world: Path, tmp_path: P
 
 def test_the_first_dev_loss_is_known_before_the_first_step(world: Path, tmp_path: Path):
     """At a learning rate that destroys the student the loss has risen at the first evaluation, and so the threshold."""
-    folder = train(
-        world, tmp_path, "distillm", None, *split(8, 1), "--training.learning_rate=3", "--training.warmup_steps=0"
-    )
+    more = ["--training.learning_rate=3", "--training.warmup_steps=0", "--training.save_steps=1", *split(8, 1)]
+    folder = train(world, tmp_path / "whole", "distillm", None, *more)
     assert [line["threshold"] for line in metrics(folder) if "threshold" in line][-1] > 0.0
+    with killed_at(4):
+        train(world, tmp_path / "cut", "distillm", None, *more)
+    assert timeless(train(world, tmp_path / "cut", "distillm", None, *more)) == timeless(folder)
 
 
 WRITES = {"only the end": [END], "never the end": ["a", "b"], "blanks": [" ", END]}
