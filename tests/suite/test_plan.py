@@ -213,6 +213,13 @@ def test_what_is_wrong_with_an_evaluation(folder: Path, evaluate: dict[str, Any]
         assert refused("--run-generated-code", evaluate=evaluate).startswith("evaluate.code")
 
 
+def test_a_row_in_an_address_leads_nowhere_else(folder: Path) -> None:
+    """A request to http://evil.example#@localhost:80 goes to evil.example."""
+    rows = [{"name": "X", "model": "evil.example#"}]
+    says = refused(rows=rows, evaluate={"instruct": {**INSTRUCT, "server": "http://{X}@localhost:80"}})
+    assert says.startswith("evaluate.instruct: --server: ")
+
+
 def test_a_broken_data_file_is_found(folder: Path) -> None:
     Path("torn.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instr')
     says = refused(evaluate={"instruct": {**INSTRUCT, "data": ["torn.jsonl"]}})

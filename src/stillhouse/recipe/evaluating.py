@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import SplitResult, urlsplit
 
 from stillhouse.mistakes import Mistake
+from stillhouse.recipe.address import check_address, host_of
 from stillhouse.recipe.data_sets import DataSets
 from stillhouse.recipe.inspection import settle_axes
 from stillhouse.recipe.schema import (
@@ -15,7 +15,6 @@ from stillhouse.recipe.schema import (
     PROBABILITY,
     Dtype,
     Template,
-    check_address,
     check_lengths,
     check_seeds,
 )
@@ -213,22 +212,12 @@ class JudgeOptions(OfModel):
 
     def validate(self) -> None:
         check_seeds(self, self.seeds)
-        parts = _address(self.judge)
-        if parts is None:
-            raise Mistake("judge", f"is no address: {shown(self.judge)}", "write one such as http://127.0.0.1:8000/v1")
-        if parts.username is not None or parts.password is not None or parts.query:
+        if "@" in self.judge or "?" in self.judge:
             raise Mistake("judge", "holds a password or a query", "put the key into the environment; see key_variable")
+        if host_of(self.judge) is None:
+            raise Mistake("judge", f"is no address: {shown(self.judge)}", "write one such as http://127.0.0.1:8000/v1")
         if self.key_variable is not None and not self.key_variable.isidentifier():
             raise Mistake("key_variable", "names no environment variable", "write a name such as OPENAI_API_KEY")
         if self.max_new_tokens >= self.max_length:
             wrong = f"must be below max_length, which is {self.max_length}, got {self.max_new_tokens}"
             raise Mistake("max_new_tokens", wrong, "leave room for the question")
-
-
-def _address(text: str) -> SplitResult | None:
-    """The parts of a web address; None where it is none."""
-    try:
-        parts = urlsplit(text)
-        return parts if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 else None
-    except ValueError:
-        return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from stillhouse.mistakes import Mistake
+from stillhouse.recipe.address import host_of
 
 # What a suite's own command line can allow for all commands of its file.
 _OF_A_SUITE = ("trust_remote_code", "run_generated_code", "key_variable")
@@ -39,7 +39,4 @@ def refuse_from_file(values: Mapping[str, Any], *, of_a_suite: bool = False) -> 
 
 def _near(address: str) -> bool:
     """Whether a server is on this machine."""
-    try:
-        return urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
-    except ValueError:
-        return False
+    return host_of(address) in ("localhost", "127.0.0.1", "::1")

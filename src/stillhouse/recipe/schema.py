@@ -12,6 +12,7 @@ from stillhouse.catalogue.sources import BY_OTHERS, rollout_of
 from stillhouse.mistakes import Mistake, unknown_name
 from stillhouse.model_folders import is_run
 from stillhouse.recipe import lora, trainer_arguments
+from stillhouse.recipe.address import check_address
 from stillhouse.recipe.section import Bounds, Section, setting
 
 Template = Literal["alpaca", "chat", "plain", "short"]
@@ -142,12 +143,6 @@ def check_lengths(section: Section, prompt: int, whole: int) -> None:
     if prompt >= whole:
         wrong = f"must be below max_length, which is {whole}, got {prompt}"
         raise Mistake(section.key("max_prompt_length"), wrong, "leave room for the response")
-
-
-def check_address(key: str, address: str) -> None:
-    """Refuse what is no address of a server."""
-    if not re.fullmatch(r"https?://[^/\s]+/?", address):
-        raise Mistake(key, f"'{address}' is no address of a server", "write one like http://localhost:8000")
 
 
 @dataclass(frozen=True)

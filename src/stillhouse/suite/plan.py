@@ -167,13 +167,8 @@ class _Planner:
 
     def _check_kind(self, kind: str) -> None:
         """The options of one way to score, and the files that they name."""
-        written, verb = flat(self.options.evaluate[kind]), " ".join(_verb_of(kind))
-        try:
-            options = parse(verb, _options({**written, "model": "model"}), of_a_suite=True)
-        except Mistake as mistake:
-            place = mistake.where.removeprefix(verb).lstrip(": ")
-            where = f"evaluate.{kind}: {place}" if place else f"evaluate.{kind}"
-            raise Mistake(where, mistake.wrong, mistake.mend) from None
+        written = flat(self.options.evaluate[kind])
+        options = self._allowed(kind, {**written, "model": "model"})
         if kind == "code" and self.options.run_generated_code:
             options = replace(options, run_generated_code=True)
         try:
@@ -184,6 +179,16 @@ class _Planner:
                 keyed = mistake.where.isidentifier()
                 where = f"evaluate.{kind}.{mistake.where}" if keyed else mistake.where
                 raise Mistake(where, mistake.wrong, mistake.mend) from None
+
+    def _allowed(self, kind: str, values: Mapping[str, Any]) -> Any:
+        """The options of one way to score, read as of a file that nobody need have looked at."""
+        verb = " ".join(_verb_of(kind))
+        try:
+            return parse(verb, _options(values), of_a_suite=True)
+        except Mistake as mistake:
+            place = mistake.where.removeprefix(verb).lstrip(": ")
+            where = f"evaluate.{kind}: {place}" if place else f"evaluate.{kind}"
+            raise Mistake(where, mistake.wrong, mistake.mend) from None
 
     def _scorings(self, row: SuiteRow, seed: int | None) -> list[Scoring]:
         training = None if seed is None else self.trained[row.name][seed]
@@ -197,7 +202,9 @@ class _Planner:
         chosen, sources = self._filled(flat(self.options.evaluate[kind]), seed)
         out = self.out / "scores" / part / kind
         model = str(row.model) if training is None else str(training.folder)
-        words = _options({**chosen, "model": model, "out": str(out)})
+        asked = {**chosen, "model": model, "out": str(out)}
+        self._allowed(kind, asked)  # with what {ROW} stands for, and without what was typed
+        words = _options(asked)
         words += ["--trust_remote_code=true"] * self.options.trust_remote_code
         words += [f"--key_variable={self.options.key_variable}"] * (
             kind == "judge" and self.options.key_variable is not None
