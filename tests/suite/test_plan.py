@@ -201,7 +201,7 @@ EVALUATIONS = [
     ({"instruct": {**INSTRUCT, "server": "http://example.org"}}, "evaluate.instruct: --server: a file cannot have"),
     (
         {"judge": {"data": "q.jsonl", "judge": "http://127.0.0.1:9/v1", "judge_model": "j", "key_variable": "KEY"}},
-        "evaluate.judge: --key_variable: a file cannot name a key of yours; give --key_variable",
+        "evaluate.judge: --key_variable: a file cannot name a key of yours; remove it, and give --key_variable on ",
     ),
 ]
 
@@ -211,6 +211,27 @@ def test_what_is_wrong_with_an_evaluation(folder: Path, evaluate: dict[str, Any]
     assert refused(evaluate=evaluate).startswith(says)
     if "code" in evaluate:
         assert refused("--run-generated-code", evaluate=evaluate).startswith("evaluate.code")
+
+
+def test_what_the_mend_names_can_be_typed(folder: Path) -> None:
+    far, student = "http://example.org:8000", {"rollout.source": "student"}
+    rows: list[dict[str, Any]] = [{"name": "A", **student}]
+    says = refused(rows=[{"name": "A", **student, "rollout.server": far}])
+    assert says.endswith("remove it, and give --set.rollout.server on the command line")
+    typed = f"--set.rollout.server={far}"
+    recipe = parsed(job(plan(options(typed, rows=rows)), "A, seed 3").command)
+    assert recipe.rollout["server"] == far
+    evaluate = {"instruct": {**INSTRUCT, "server": far}}
+    says = refused(rows=rows, evaluate=evaluate)
+    assert says.endswith("remove it, and give --evaluate.instruct.server on the command line")
+    lines = plan(options(f"--evaluate.instruct.server={far}", rows=rows, evaluate=evaluate))
+    assert parsed(job(lines, "A, seed 3: instruct").command).server == far
+
+
+def test_what_is_typed_for_all_rows_allows_nothing_of_the_file(folder: Path) -> None:
+    rows = [{"name": "A", "rollout": {"source": "student", "server": "http://a"}}]
+    says = refused("--set.rollout.server=http://example.org", rows=rows)
+    assert says.startswith("rows[1], A: --rollout.server: a file cannot have prompts sent to another machine")
 
 
 def test_a_row_in_an_address_leads_nowhere_else(folder: Path) -> None:

@@ -93,6 +93,9 @@ for _class in (_Loader, _Dumper):
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
+_Dumper.add_multi_representer(str, _Dumper.represent_str)  # section.Typed is one
+
+
 def dump(values: dict[str, Any]) -> str:
     """`values` as the YAML that `read_document` reads back."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)

@@ -22,9 +22,9 @@ from stillhouse.recipe.options import (
     ReportOptions,
     VocabMapOptions,
 )
-from stillhouse.recipe.permissions import refuse_from_file
+from stillhouse.recipe.permissions import OfASuite, refuse_from_file
 from stillhouse.recipe.schema import Recipe
-from stillhouse.recipe.section import Section, Text, section_in, shown, types_of
+from stillhouse.recipe.section import Section, Text, Typed, section_in, shown, types_of
 from stillhouse.recipe.suite import SuiteOptions
 
 OPTIONS: dict[str, type[Section]] = {
@@ -46,25 +46,23 @@ OPTIONS: dict[str, type[Section]] = {
 }
 
 
-def parse(verb: str, arguments: Sequence[str], *, of_a_suite: bool = False) -> Any:
+def parse(verb: str, arguments: Sequence[str], of_a_suite: OfASuite | None = None) -> Any:
     """The options of `verb`: a Recipe for sft and distill, the verb's own dataclass for the others.
 
-    Arguments that a suite's file says, and nobody typed, may allow no more than any file may.
+    Arguments that are `of_a_suite`, and that nobody typed, may allow no more than any file may.
 
     Raises Mistake, naming file and line or the command line's option, for whatever is wrong with them.
     """
-    return parse_located(verb, arguments, of_a_suite=of_a_suite)[0]
+    return parse_located(verb, arguments, of_a_suite)[0]
 
 
-def parse_located(verb: str, arguments: Sequence[str], *, of_a_suite: bool = False) -> tuple[Any, Located]:
+def parse_located(verb: str, arguments: Sequence[str], of_a_suite: OfASuite | None = None) -> tuple[Any, Located]:
     """As `parse`, with the places of all keys, so that later checks can name them too (see `at_place`)."""
     schema = OPTIONS[verb]
     located = _gather(verb, schema, arguments)
     try:
-        refuse_from_file(
-            {key: value for key, value in located.values.items() if of_a_suite or not _typed(located, key)},
-            of_a_suite=of_a_suite,
-        )
+        said = {key: value for key, value in located.values.items() if not _typed(located, key, of_a_suite)}
+        refuse_from_file(said, of_a_suite)
         if schema is Recipe:
             _settle_verb(verb, located)
         return _build(schema, located.nested()), located
@@ -72,8 +70,9 @@ def parse_located(verb: str, arguments: Sequence[str], *, of_a_suite: bool = Fal
         raise at_place(mistake, located, verb) from None
 
 
-def _typed(located: Located, key: str) -> bool:
-    return located.places.get(key, "").startswith("--")
+def _typed(located: Located, key: str, of_a_suite: OfASuite | None) -> bool:
+    by_option = located.places.get(key, "").startswith("--")
+    return by_option and (of_a_suite is None or key in of_a_suite.typed)
 
 
 def at_place(mistake: Mistake, located: Located, verb: str) -> Mistake:
@@ -174,6 +173,7 @@ def _override(schema: type[Section], located: Located, key: str, value: Any) -> 
         located.forget(key)
     if annotation is Any and not (key.startswith("training.") and key.count(".") == 1):
         value = read_scalar(value)
+        value = Typed(value) if isinstance(value, str) else value
     elif section:
         value = {} if value == "{}" else None
     else:

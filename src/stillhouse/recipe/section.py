@@ -23,6 +23,10 @@ class Text(str):
     """A value as it was typed on the command line, still to be read as the type of its key."""
 
 
+class Typed(str):
+    """A text below a key of no fixed type that somebody typed: it may allow what no file may."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Bounds:
     """What a number may be: from `low` to `high`, both allowed; more than `above`; less than `below`."""

@@ -16,6 +16,8 @@ from stillhouse.catalogue import NAMED, name_key
 from stillhouse.mistakes import Mistake, unknown_name
 from stillhouse.recipe import Recipe, check, parse
 from stillhouse.recipe.document import read_document
+from stillhouse.recipe.permissions import OfASuite
+from stillhouse.recipe.section import Typed
 from stillhouse.recipe.suite import SuiteOptions, SuiteRow, flat
 from stillhouse.suite.jobs import Line, Scoring, Training
 
@@ -78,7 +80,7 @@ class _Planner:
         part = row.part(seed)
         changes |= {"seed": seed, "output": str(self.out / "runs"), "name": part}
         filled, sources = self._filled(changes, seed)
-        parse(verb, [row.recipe, *_options(filled)], of_a_suite=True)
+        parse(verb, [row.recipe, *_options(filled)], OfASuite("set", _typed(filled)))
         if self.options.trust_remote_code:
             sides = ("student",) if verb == "sft" else ("student", "teacher")
             changes |= {f"{side}.trust_remote_code": True for side in sides}
@@ -161,7 +163,9 @@ class _Planner:
         def fill(key: str, value: Any) -> Any:
             if isinstance(value, list):
                 return [fill(key, item) for item in value]
-            return _OTHER_ROW.sub(lambda found: folder(found, key), value) if isinstance(value, str) else value
+            if not isinstance(value, str) or not _OTHER_ROW.search(value):
+                return value
+            return _OTHER_ROW.sub(lambda found: folder(found, key), value)  # and nobody typed that
 
         return {key: fill(key, value) for key, value in values.items()}, sources
 
@@ -184,7 +188,7 @@ class _Planner:
         """The options of one way to score, read as of a file that nobody need have looked at."""
         verb = " ".join(_verb_of(kind))
         try:
-            return parse(verb, _options(values), of_a_suite=True)
+            return parse(verb, _options(values), OfASuite(f"evaluate.{kind}", _typed(values)))
         except Mistake as mistake:
             place = mistake.where.removeprefix(verb).lstrip(": ")
             where = f"evaluate.{kind}: {place}" if place else f"evaluate.{kind}"
@@ -296,6 +300,10 @@ def _launched(launcher: str | None) -> tuple[str, ...]:
 
 def _options(values: Mapping[str, Any]) -> list[str]:
     return [f"--{key}={_text(value)}" for key, value in values.items()]
+
+
+def _typed(values: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(key for key, value in values.items() if isinstance(value, Typed))
 
 
 def _text(value: Any) -> str:
