@@ -228,6 +228,27 @@ def test_what_the_mend_names_can_be_typed(folder: Path) -> None:
     assert parsed(job(lines, "A, seed 3: instruct").command).server == far
 
 
+def test_a_key_goes_to_no_judge_of_another_machine_that_a_file_names(folder: Path) -> None:
+    Path("q.jsonl").write_text('{"question_id": 1, "category": "math", "turns": ["a", "b"]}\n')
+    far, near = "https://example.org/v1", "http://127.0.0.1:9/v1"
+
+    def asked(judge: str | None) -> dict[str, Any]:
+        return {"judge": {"data": "q.jsonl", "judge_model": "j", **({"judge": judge} if judge else {})}}
+
+    says = refused("--key_variable=KEY", evaluate=asked(far))
+    assert says == (
+        "evaluate.judge: --judge: a file cannot have prompts sent to another machine; "
+        "remove it, and give --judge on the command line"
+    )
+    with pytest.raises(Mistake, match=r"suite\.yaml:\d+: judge: a file cannot have prompts sent to another machine"):
+        options(evaluate=asked(None), judge=far)
+    for judge, arguments in {near: [], far: [f"--judge={far}"]}.items():
+        for in_file in (near, None) if arguments else (near,):
+            lines = plan(options("--key_variable=KEY", *arguments, evaluate=asked(in_file)))
+            found = parsed(job(lines, "Base: judge").command)
+            assert (found.judge, found.key_variable) == (judge, "KEY")
+
+
 def test_what_is_typed_for_all_rows_allows_nothing_of_the_file(folder: Path) -> None:
     rows = [{"name": "A", "rollout": {"source": "student", "server": "http://a"}}]
     says = refused("--set.rollout.server=http://example.org", rows=rows)

@@ -39,7 +39,7 @@ def refuse_from_file(values: Mapping[str, Any], of_a_suite: OfASuite | None = No
             raise Mistake(key, "a file cannot allow this", _mend(key, of_a_suite, "=true"))
         if name == "key_variable" and not nothing:  # which a server of the file's choice would get
             raise Mistake(key, "a file cannot name a key of yours", _mend(key, of_a_suite))
-        if name == "server" and not nothing and not _near(str(value)):
+        if (name == "server" or key == "judge") and not nothing and not _near(str(value)):
             raise Mistake(key, "a file cannot have prompts sent to another machine", _mend(key, of_a_suite))
         if name == "launcher" and not nothing:  # any program
             raise Mistake(key, "a file cannot name a program to run", _mend(key, of_a_suite))
@@ -50,7 +50,9 @@ def refuse_from_file(values: Mapping[str, Any], of_a_suite: OfASuite | None = No
 def _mend(key: str, of_a_suite: OfASuite | None, value: str = "") -> str:
     """The option that allows on a command line what a file cannot; of a suite as often as not another key."""
     name = key.rpartition(".")[2]
-    for_all = name in _OF_A_SUITE and (of_a_suite is not None or key.partition(".")[0] in ("set", "evaluate"))
+    for_all = (name in _OF_A_SUITE or key == "judge") and (
+        of_a_suite is not None or key.partition(".")[0] in ("set", "evaluate")
+    )
     option = name if for_all else key if of_a_suite is None else f"{of_a_suite.section}.{key}"
     first = "remove it, and " if for_all or of_a_suite is not None else ""
     return f"{first}give --{option}{value} on the command line"

@@ -67,6 +67,9 @@ class SuiteOptions(Section):
     workers: int = setting("commands that run at a time", 1, ONE_OR_MORE)
     plan: bool = setting("print the commands, and run nothing", False)
     run_generated_code: bool = setting("let evaluate code run what models wrote; command line only", False)
+    judge: str | None = setting(
+        "the judge's address, in the place of evaluate.judge.judge; of another machine, command line only", None
+    )
     key_variable: str | None = setting("the environment variable of the judge's key; command line only", None)
     trust_remote_code: bool = setting("run Python code from models' folders; command line only", False)
     overwrite: bool = setting("train and score anew what is there with other settings", False)
@@ -81,6 +84,8 @@ class SuiteOptions(Section):
             _refuse_own(f"evaluate.{kind}", options, _OF_AN_EVALUATION)
         if not self.evaluate:
             raise Mistake("evaluate", "names no kind", "write evaluate: {instruct: {data: [rows.jsonl]}}")
+        if self.judge is not None and "judge" not in self.evaluate:
+            raise Mistake("judge", "has nothing to judge", "write evaluate: {judge: {data: ..., judge_model: ...}}")
         _refuse_own("set", self.set, _OF_A_RECIPE)
         names = [row.name for row in self.lines]
         if self.baseline is not None and self.baseline not in names:

@@ -171,7 +171,7 @@ class _Planner:
 
     def _check_kind(self, kind: str) -> None:
         """The options of one way to score, and the files that they name."""
-        written = flat(self.options.evaluate[kind])
+        written = self._written(kind)
         options = self._allowed(kind, {**written, "model": "model"})
         if kind == "code" and self.options.run_generated_code:
             options = replace(options, run_generated_code=True)
@@ -183,6 +183,11 @@ class _Planner:
                 keyed = mistake.where.isidentifier()
                 where = f"evaluate.{kind}.{mistake.where}" if keyed else mistake.where
                 raise Mistake(where, mistake.wrong, mistake.mend) from None
+
+    def _written(self, kind: str) -> dict[str, Any]:
+        """The options of one way to score, and the judge that was typed in the place of the file's."""
+        written, judge = flat(self.options.evaluate[kind]), self.options.judge
+        return {**written, "judge": Typed(judge)} if kind == "judge" and judge is not None else written
 
     def _allowed(self, kind: str, values: Mapping[str, Any]) -> Any:
         """The options of one way to score, read as of a file that nobody need have looked at."""
@@ -203,7 +208,7 @@ class _Planner:
     def _scoring(
         self, row: SuiteRow, kind: str, training: Training | None, seed: int | None, part: str, title: str
     ) -> Scoring:
-        chosen, sources = self._filled(flat(self.options.evaluate[kind]), seed)
+        chosen, sources = self._filled(self._written(kind), seed)
         out = self.out / "scores" / part / kind
         model = str(row.model) if training is None else str(training.folder)
         asked = {**chosen, "model": model, "out": str(out)}
