@@ -64,6 +64,29 @@ def test_scores_of_a_run_that_was_there_before_are_left_out(tmp_path: Path) -> N
     assert run.remarks == (f"the scores in {tmp_path}/scores/A-seed3/instruct are of another run and were left out",)
 
 
+def test_runs_that_are_called_as_a_suites_are_are_of_none(tmp_path: Path) -> None:
+    for student, method, seed in (("small", "kd", 10), ("big", "todi", 11)):
+        folder = tmp_path / "runs" / student / method / f"base-seed{seed}"
+        write_run(folder, method=method, seed=seed, recipe={"output": "runs", "student": {"model": student}})
+    found = sections(find_runs([tmp_path]))
+    assert [section.title for section in found] == ["big in runs", "small in runs"]
+    assert [[group.label for group in section.groups] for section in found] == [["todi"], ["kd"]]
+
+
+def test_a_row_that_was_trained_by_another_method_before_is_two(tmp_path: Path) -> None:
+    (tmp_path / "learnt_from").mkdir()
+    for student, method, seed in (("small", "kd", 3), ("small", "todi", 3), ("small", "todi", 4), ("big", "todi", 3)):
+        folder = tmp_path / "runs" / student / method / f"A-seed{seed}"
+        write_run(folder, method=method, seed=seed, recipe={"output": f"{tmp_path}/runs"})
+        (tmp_path / f"learnt_from/A-seed{seed}.json").touch()
+    (section,) = sections(find_runs([tmp_path]))
+    labels = {group.label: len(group.runs) for group in section.groups}
+    assert labels == {"A, small, kd": 1, "A, small, todi": 2, "A, big, todi": 1}
+    assert section.note == "Trained by a suite."
+    (tmp_path / "table.html").touch()
+    assert f"are in {tmp_path}/table.html." in sections(find_runs([tmp_path]))[0].note
+
+
 @pytest.mark.parametrize("entry", [{"name": 3}, {"name": "x", "per_item": {"1": ["<b>"]}}, {"per_item": {"1": [1.0]}}])
 def test_what_is_no_measure_is_a_mistake(tmp_path: Path, entry: object) -> None:
     folder = write_row(tmp_path, "A", 3, 20.0)

@@ -73,28 +73,43 @@ def _section(runs: Sequence[Run]) -> Section:
     if first.suite is None:
         return Section(f"{first.student} in {output}", "", _groups(runs))
     place = output.removesuffix("/runs")
-    note = f"Trained by a suite; models that it scored as they are, and significance, are in {place}/table.html."
+    beside = f"; models that it scored as they are, and significance, are in {place}/table.html"
+    note = f"Trained by a suite{beside if (first.suite / 'table.html').is_file() else ''}."
     return Section(f"Suite in {place}", note, _groups(runs))
 
 
 def _groups(runs: Sequence[Run]) -> tuple[Group, ...]:
-    by_recipe: dict[str, list[Run]] = defaultdict(list)
+    alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
         experiment = {key: value for key, value in run.recipe.items() if key not in _PER_RUN}
-        by_recipe[run.row or json.dumps(experiment, sort_keys=True, default=str)].append(run)
-    groups = [tuple(sorted(members, key=lambda run: run.seed)) for members in by_recipe.values()]
+        of_row = None if run.row is None else (run.row, *_place(run))
+        alike[of_row or (json.dumps(experiment, sort_keys=True, default=str),)].append(run)
+    groups = [tuple(sorted(members, key=lambda run: run.seed)) for members in alike.values()]
     return tuple(Group(label, members) for label, members in zip(_labels(groups), groups, strict=True))
 
 
 def _labels(groups: Sequence[tuple[Run, ...]]) -> list[str]:
-    """The row's name; else the method's, and where that does not tell groups apart also the settings that do."""
+    """The row's name, of several of one name also their students and methods; else the method's name.
+
+    Where that does not tell groups apart, the settings follow that do.
+    """
+    rows = [members[0].row for members in groups]
     flat = [dict(_flatten(members[0].recipe)) for members in groups]
     labels = []
     for own, members in zip(flat, groups, strict=True):
         rivals = [other for other, rival in zip(flat, groups, strict=True) if rival[0].method == members[0].method]
         telling = [key for key in own if key not in _PER_RUN and any(other.get(key) != own[key] for other in rivals)]
-        labels.append(members[0].row or ", ".join([members[0].method, *(f"{key}={own[key]}" for key in telling)]))
+        row, of_method = members[0].row, [members[0].method, *(f"{key}={own[key]}" for key in telling)]
+        labels.append(
+            ", ".join(of_method if row is None else [row] if rows.count(row) == 1 else [row, *_place(members[0])])
+        )
     return labels
+
+
+def _place(run: Run) -> tuple[str, str]:
+    """Student and method as a suite's folders are called by them: a student may be another row's run, of its seed."""
+    student, method = run.folder.resolve().parts[-3:-1]
+    return student, method
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -165,12 +165,17 @@ def _spread_of(entry: Any, metric: str, where: str) -> Spread | None:
 
 
 def _suite_of(folder: Path, recipe: Mapping[str, Any]) -> tuple[Path | None, str | None]:
-    """The suite below whose output a run lies, <suite>/runs/<student>/<method>/<row>-seed<seed>, and its row."""
+    """The suite below whose output a run lies, <suite>/runs/<student>/<method>/<row>-seed<seed>, and its row.
+
+    A run may be called so without one: a suite has noted what the run learnt from, or scored it.
+    """
     place = folder.resolve()
     row, _, seed = place.name.rpartition("-seed")
     if len(place.parents) < 4 or place.parents[2].name != "runs" or not row or seed != str(recipe.get("seed")):
         return None, None
-    return place.parents[3], row
+    suite = place.parents[3]
+    ours = (suite / "learnt_from" / f"{place.name}.json").is_file() or (suite / "scores" / place.name).is_dir()
+    return (suite, row) if ours else (None, None)
 
 
 def _measures(folder: Path, scores: Path, remarks: list[str]) -> dict[str, Spread]:
