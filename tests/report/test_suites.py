@@ -87,7 +87,19 @@ def test_a_row_that_was_trained_by_another_method_before_is_two(tmp_path: Path) 
     assert f"are in {tmp_path}/table.html." in sections(find_runs([tmp_path]))[0].note
 
 
-@pytest.mark.parametrize("entry", [{"name": 3}, {"name": "x", "per_item": {"1": ["<b>"]}}, {"per_item": {"1": [1.0]}}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"name": 3},
+        {"name": "x", "per_item": {"1": ["<b>"]}},
+        {"per_item": {"1": [1.0]}},
+        {"name": "x", "per_item": {"1": "abc"}},
+        {"name": "x", "per_item": {"1": 3}},
+        {"name": "x", "per_item": {"1": {"a": 1}}},
+        {"name": "x", "per_item": [1.0]},
+        3,
+    ],
+)
 def test_what_is_no_measure_is_a_mistake(tmp_path: Path, entry: object) -> None:
     folder = write_row(tmp_path, "A", 3, 20.0)
     store.write_json(tmp_path / "scores/A-seed3/instruct/measures.json", [entry])

@@ -189,13 +189,18 @@ def _measures(folder: Path, scores: Path, remarks: list[str]) -> dict[str, Sprea
             continue
         for file in sorted(made.parent.rglob("measures.json")):
             for entry in _list(store.read_json(file, require_hash=False)):
-                name, per_item = _mapping(entry).get("name"), _mapping(_mapping(entry).get("per_item"))
-                values = [number for items in per_item.values() for number in _list(items)]
-                if not isinstance(name, str) or not all(map(_is_number, values)):
+                measure = _mapping(entry)
+                name, per_item = measure.get("name"), measure.get("per_item")
+                if not isinstance(name, str) or not _are_numbers(per_item):
                     raise Mistake(str(file), "holds something that is no measure", "score the run again")
                 over_seeds = spread(fmean(items) for items in per_item.values() if items)
                 found |= {} if over_seeds is None else {name: over_seeds}
     return found
+
+
+def _are_numbers(per_item: Any) -> bool:
+    lists = list(per_item.values()) if isinstance(per_item, dict) else [None]
+    return all(isinstance(items, list) and all(map(_is_number, items)) for items in lists)
 
 
 def _seconds(lines: Sequence[Line]) -> float | None:
