@@ -172,6 +172,17 @@ def test_nothing_is_said_of_a_run_of_which_nobody_noted_what_it_read(folder: Pat
     assert undone(planned()) == [] and undone(lines) == []
 
 
+def test_a_note_of_runs_alone_still_tells_a_teacher_that_was_trained_anew(folder: Path) -> None:
+    """Suites noted {title: result} before they looked at files."""
+    teacher, student = (line.trainings[3] for line in trained())
+    for run in (teacher, student):
+        store.write_json(run.note, store.read_json(run.note)["runs"])
+    write_rows(folder / "train.jsonl", 5)
+    assert undone(planned()) == []  # of files nobody noted anything
+    store.write_json(teacher.folder / "finished.json", {**teacher.result, "xxh3": "another"})
+    assert refusal().startswith("rows[2], FKL: out/runs/small/forward_kl/FKL-seed3: learnt from another run of SFT, ")
+
+
 def test_a_run_of_the_suite_is_known_by_what_it_came_to_and_not_by_its_files(folder: Path) -> None:
     first, second = (line.trainings[3] for line in trained())
     noted = store.read_json(second.note)
@@ -229,14 +240,15 @@ def test_scores_that_are_being_made_anew_are_not_there(folder: Path) -> None:
     scoring.begin()  # nothing to forget
 
 
-@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("temperature", [0, 1, None])
 def test_another_size_of_batches_is_no_other_choice_but_where_a_batch_is_drawn_together(
-    folder: Path, temperature: int
+    folder: Path, temperature: int | None
 ) -> None:
-    asked = {"tasks": ["gsm8k"], "temperature": temperature}
+    """Where the suite does not say, a task may sample by itself."""
+    asked: dict[str, Any] = {"tasks": ["gsm8k"]} | ({} if temperature is None else {"temperature": temperature})
     scored("tasks", {"tasks": {**asked, "batch_size": 8}})
     smaller: dict[str, Any] = {"rows": ROWS[:1], "evaluate": {"tasks": {**asked, "batch_size": 2}}}
-    if temperature:
+    if temperature != 0:
         assert "evaluate.tasks.batch_size: is 2, but scores in out/scores/Base/tasks were made with 8" in refusal(
             **smaller
         )

@@ -99,7 +99,7 @@ class Training(Job):
     def changed_file(self) -> tuple[str, Path] | None:
         """A key of the recipe, and a file behind it that is no more what this run read; None too where nobody noted."""
         noted = self._noted
-        return None if noted is None else changed(noted["files"], self._files)
+        return None if noted is None or noted["files"] is None else changed(noted["files"], self._files)
 
     @property
     def result(self) -> Any:
@@ -133,7 +133,9 @@ class Training(Job):
             noted = store.read_json(self.note)
         except (store.Corrupt, store.Absent):
             return None
-        return noted if noted.keys() == {"runs", "files"} else None
+        if noted.keys() == {"runs", "files"}:
+            return noted
+        return {"runs": noted, "files": None}  # as suites noted before they looked at files
 
     @property
     def _files(self) -> dict[str, list[Path]]:
