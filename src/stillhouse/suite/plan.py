@@ -265,7 +265,8 @@ def _refuse_other_choice(scoring: Scoring) -> None:
     """Scores of other options are somebody's, and `evaluate` would keep them: said before anything is trained."""
     made = scoring.made_by
     before, now = ({} if made is None else made["chosen"]), scoring.chosen
-    together = scoring.kind == "tasks" and now.get("temperature")  # lm-eval draws for a batch together
+    # lm-eval draws for a batch together, and a task may draw where nobody says that it shall not.
+    together = scoring.kind == "tasks" and now.get("temperature") != 0
     harmless = (*_HARMLESS, *(() if together else ("batch_size",)))
     for key in sorted(before.keys() | now.keys()) if made is not None else ():
         if key not in harmless and key != "run_generated_code" and before.get(key) != now.get(key):
