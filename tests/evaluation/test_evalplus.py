@@ -12,7 +12,7 @@ import pytest
 from stillhouse import sandbox, store
 from stillhouse.evaluation import code, evalplus
 from stillhouse.mistakes import Mistake
-from stillhouse.recipe import CodeOptions
+from stillhouse.recipe import CodeOptions, scorers
 from stillhouse.rollout import Response
 from tests.evaluation.problems import write
 from tests.rollout.small import save_model
@@ -57,10 +57,10 @@ def test_its_command_scores_programs_inside_the_sandbox(tmp_path: Path, monkeypa
 
 def test_it_is_said_where_it_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(Mistake, match=r"does not hold evalplus/evaluate\.py"):
-        evalplus.package_folder(str(tmp_path))
-    monkeypatch.setattr(evalplus, "find_spec", lambda name: None)
+        scorers.evalplus_folder(str(tmp_path))
+    monkeypatch.setattr(scorers, "find_spec", lambda name: None)
     with pytest.raises(Mistake, match="EvalPlus is not installed here; pip install evalplus"):
-        evalplus.package_folder(None)
+        scorers.evalplus_folder(None)
 
 
 @pytest.mark.skipif(bool(sandbox.why_not("namespaces")), reason="no namespaces on this machine")
@@ -106,4 +106,4 @@ def test_verdicts_are_of_its_data_and_of_its_version(tmp_path: Path, monkeypatch
     (package / "evalplus/evaluate.py").write_text("# mended")
     code.evaluate_code(options)
     assert asked == [PLUS, other, other]
-    assert evalplus.identify(str(tmp_path / "model")).startswith("of no version, xxh3 ")
+    assert scorers.evalplus_identity(str(tmp_path / "model")).startswith("of no version, xxh3 ")

@@ -11,7 +11,7 @@ import yaml
 from stillhouse import store
 from stillhouse.mistakes import LONGEST_LINE, Mistake
 from stillhouse.recipe import dump
-from stillhouse.suite import inputs
+from stillhouse.suite import inputs, jobs
 from stillhouse.suite.jobs import Line, Scoring, Training
 from stillhouse.suite.plan import plan
 from tests.suite.small import RECIPE, ROWS, job, options, pretend, write_folder
@@ -215,9 +215,9 @@ def test_a_run_that_was_stopped_does_not_go_on_under_another_teacher(folder: Pat
 AGREEMENT = {"agreement": {"data": ["dev.jsonl"], "teacher": "large"}}
 
 
-def scored(kind: str = "agreement", evaluate: Any = AGREEMENT) -> Scoring:
+def scored(kind: str = "agreement", evaluate: Any = AGREEMENT, *arguments: str) -> Scoring:
     """A model, by a scoring that has just ended; as a rule how near it is to its teacher."""
-    found = job(planned(rows=ROWS[:1], evaluate=evaluate), f"Base: {kind}")
+    found = job(planned(*arguments, rows=ROWS[:1], evaluate=evaluate), f"Base: {kind}")
     assert isinstance(found, Scoring)
     found.begin()
     store.write_json(found.out / kind / "measures.json", [])
@@ -254,3 +254,24 @@ def test_another_size_of_batches_is_no_other_choice_but_where_a_batch_is_drawn_t
         )
     else:
         assert not job(planned(**smaller), "Base: tasks").done  # `evaluate` keeps what it has
+
+
+def test_scores_are_of_the_evalplus_that_made_them(folder: Path) -> None:
+    (folder / "packages/evalplus").mkdir(parents=True)
+    Path("packages/evalplus/evaluate.py").write_text("")
+    Path("problems.jsonl").write_text(
+        '{"task_id": "a/0", "entry_point": "f", "prompt": "def f():\\n", "test": "def check(c):\\n  assert c()\\n"}'
+    )
+    asked = {"data": ["problems.jsonl"], "scorer": "evalplus", "evalplus": "packages"}
+    scoring = scored("code", {"code": asked}, "--run-generated-code")
+    Path("packages/evalplus/evaluate.py").write_text("# mended")
+    assert not scoring.done
+    shutil.rmtree("packages")
+    assert scoring.done  # what is gone is not missed
+
+
+def test_scores_of_tasks_are_of_the_harness_that_made_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "lm_eval_version", lambda: "0.4.13")
+    scoring = scored("tasks", {"tasks": {"tasks": ["gsm8k"]}})
+    monkeypatch.setattr(jobs, "lm_eval_version", lambda: "0.4.14")
+    assert not scoring.done

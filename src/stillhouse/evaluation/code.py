@@ -36,6 +36,7 @@ from stillhouse.evaluation.terminal import speaker, spread
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import remark
 from stillhouse.progress import track
+from stillhouse.recipe.scorers import evalplus_folder, evalplus_identity
 from stillhouse.rollout import Sampling, encode_prompts, end_of_turn, respond
 from stillhouse.rollout.author import identify, load_author
 from stillhouse.store.digests import of_bytes
@@ -195,7 +196,7 @@ class _Running:
         self.limits = sandbox.Limits(
             wall_s=options.time_limit, cpu_s=math.ceil(options.time_limit), memory_mb=options.memory_limit
         )
-        self.package = evalplus.package_folder(options.evalplus) if options.scorer == "evalplus" else ""
+        self.package = evalplus_folder(options.evalplus) if options.scorer == "evalplus" else ""
 
     def of(self, key: tuple[str, int], problems: Sequence[Problem], lines: Lines) -> Lines:
         """A line for each program: {task, sample, verdict, detail, seconds}."""
@@ -210,7 +211,7 @@ class _Running:
         if self.package:
             found |= {
                 "data": of_bytes(evalplus.as_lines(rows).encode()).xxh3,
-                "EvalPlus": evalplus.identify(self.package),
+                "EvalPlus": evalplus_identity(self.package),
             }
         chosen = {
             "model": self.options.model,

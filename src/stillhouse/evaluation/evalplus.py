@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import distributions
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from stillhouse import sandbox
 from stillhouse.mistakes import Mistake, shorten
-from stillhouse.store.digests import of_bytes, of_file
-from stillhouse.store.records import dumps
 
 _VERDICTS = {"pass": "passed", "fail": "failed", "timeout": "timeout"}
 # EvalPlus asks how much memory there is where the sandbox has no /proc.
@@ -39,30 +34,6 @@ print("\\n{mark}")
 print(open("/desk/samples_eval_results.json").read())
 """
 _MARK = "==== results of EvalPlus"
-
-
-def package_folder(wanted: str | None) -> str:
-    """The folder that EvalPlus is installed in.
-
-    Raises:
-        Mistake: it is not there.
-    """
-    if wanted is not None:
-        if not (Path(wanted) / "evalplus" / "evaluate.py").is_file():
-            raise Mistake("evalplus", f"'{wanted}' does not hold evalplus/evaluate.py", "name its site-packages folder")
-        return str(Path(wanted).resolve())
-    spec = find_spec("evalplus")
-    if spec is None or spec.origin is None:
-        mend = "pip install evalplus, in an environment of its own; then --evalplus=its site-packages folder"
-        raise Mistake("scorer", "EvalPlus is not installed here", mend)
-    return str(Path(spec.origin).resolve().parents[1])
-
-
-def identify(package: str) -> str:
-    """The version of EvalPlus in the folder `package`, and a hash of its code, which a checkout changes without it."""
-    versions = [found.version for found in distributions(name="evalplus", path=[package])]
-    files = {str(file.relative_to(package)): of_file(file).xxh3 for file in Path(package, "evalplus").rglob("*.py")}
-    return f"{versions[0] if versions else 'of no version'}, xxh3 {of_bytes(dumps(dict(sorted(files.items())))).xxh3}"
 
 
 def score(

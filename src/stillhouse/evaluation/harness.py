@@ -22,6 +22,7 @@ from typing import Any
 
 from stillhouse import store
 from stillhouse.mistakes import Mistake, shorten, unknown_name
+from stillhouse.recipe.scorers import lm_eval_version
 
 _NAMED = re.compile(r"^(task|group|tag):[ \t]+[\"']?([\w.:-]+)[\"']?[ \t]*$", re.MULTILINE)
 _TAGS = re.compile(r"^tag:[ \t]*\n((?:[ \t]*-[ \t]*[\"']?[\w.:-]+[\"']?[ \t]*\n?)+)", re.MULTILINE)
@@ -53,7 +54,7 @@ def require() -> str:
     try:
         with quiet():
             import_module("lm_eval.evaluator")
-            return str(import_module("importlib.metadata").version("lm-eval"))
+            return str(lm_eval_version())
     except ImportError:
         raise Mistake("evaluate tasks", "needs lm-eval", "pip install 'stillhouse[eval]'") from None
 

@@ -13,6 +13,7 @@ from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import base_of, find
 from stillhouse.recipe import Recipe
 from stillhouse.recipe.runs import FINISHED, difference
+from stillhouse.recipe.scorers import evalplus_folder, evalplus_identity, lm_eval_version
 from stillhouse.recipe.suite import SuiteRow
 from stillhouse.store.digests import of_file
 from stillhouse.suite.inputs import changed, files_of, states_of
@@ -175,7 +176,12 @@ class Scoring(Job):
     def done(self) -> bool:
         """Whether the scores are there, made by the same; of a model on the Hub, `evaluate` itself looks."""
         made = self.made_by
-        return made is not None and made["run"] is not None and made == {**self._found(), "results": made["results"]}
+        if made is None or made["run"] is None:
+            return False
+        found = self._found()
+        if found.get("scorer", "") is None:  # it is gone, and the scores are there
+            found["scorer"] = made.get("scorer")
+        return made == {**found, "results": made["results"]}
 
     def begin(self) -> None:
         """What is there may be replaced before this ends."""
@@ -196,7 +202,19 @@ class Scoring(Job):
             "run": _files_of(self.model) if self.training is None else self.training.result,
             "files": {str(file): str(of_file(file)) for file in self.files},
             "teacher": _files_of(self.chosen["teacher"]) if "teacher" in self.chosen else None,
+            **self._scorer(),
         }
+
+    def _scorer(self) -> dict[str, str | None]:
+        """Whose code, not ours, makes the scores; None where it is not installed, nothing where ours does."""
+        if self.kind == "tasks":
+            return {"scorer": lm_eval_version()}
+        if self.chosen.get("scorer") != "evalplus" or not self.chosen["run_generated_code"]:
+            return {}
+        try:
+            return {"scorer": evalplus_identity(evalplus_folder(self.chosen.get("evalplus")))}
+        except Mistake:
+            return {"scorer": None}
 
 
 def _files_of(model: str) -> dict[str, list[int]] | None:
