@@ -142,6 +142,7 @@ BAD_ROWS = [
     ({"name": "A", "method.beta": 1}, "rows[1], A: --method.beta: unknown setting of todi 'beta'"),
     ({"name": "A", "data.train": "trian.jsonl"}, "rows[1], A: data.train: no file 'trian.jsonl'"),
     ({"name": "A", "recipe": "recpe.yaml"}, "rows[1], A: recpe.yaml: no such recipe; did you mean 'recipe.yaml'?"),
+    ({"name": "A", "recipe": "a\0.yaml"}, "rows[1], A: 'a\\x00.yaml': cannot be a file's name; write it in plain"),
     ({"name": "A", "student.model": "{B}"}, "rows[1], A: student.model: unknown row above this one 'B'; it has none"),
     ({"name": "A", "model": "smal"}, "rows[1], A: model: 'smal'"),
     ({"name": "A", "student.trust_remote_code": True}, "rows[1], A: --student.trust_remote_code: a file cannot allow"),

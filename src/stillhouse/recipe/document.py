@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from stillhouse.catalogue import NAMED
-from stillhouse.mistakes import Mistake, nearest
+from stillhouse.mistakes import Mistake, nearest, shorten
 
 # Keys below which any key may follow: the catalogue, transformers, peft or the model settle what they mean.
 OPEN_SECTIONS = (*NAMED, "training", "student.config", "student.lora", "evaluate", "set")
@@ -150,6 +150,8 @@ def _text(path: Path) -> str:
         raise Mistake(str(path), f"is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from None
     except OSError as error:
         raise Mistake(str(path), f"cannot be read: {error.strerror}") from None
+    except ValueError:  # of the system's, which has no such names
+        raise Mistake(shorten(repr(str(path)), 80), "cannot be a file's name", "write it in plain characters") from None
 
 
 def _place(path: str, node: yaml.Node) -> str:
