@@ -54,10 +54,15 @@ def test_a_pair_has_what_is_chosen_and_what_is_rejected(wrapped: str):
         "after messages": {"prompt": [asked], **said},
         "whole": {"prompt": "a note", **{key: [asked, *messages] for key, messages in said.items()}},
     }[wrapped]
-    row = Row(fields, "t")
-    for read_one, text in ((read(row), "yes"), (read(rejected(row)), "no")):
-        assert read_one.references == (text,)
-        assert [message["content"] for message in read_one.messages] == ["p", text]
+    # Data sets repeat what is chosen, and more.
+    beside = {"messages": [asked, *said["chosen"]], "output": "yes", "completion": ["yes"], "text": "p yes"}
+    for row in (Row(fields, "t"), Row({**fields, **beside}, "t")):
+        for read_one, text in ((read(row), "yes"), (read(rejected(row)), "no")):
+            assert read_one.references == (text,)
+            assert [message["content"] for message in read_one.messages] == ["p", text]
+    others = Row({**fields, "rejected": [{"role": "user", "content": "q"}, *said["rejected"]]}, "t")
+    with pytest.raises(Mistake, match="t: 'chosen' and 'rejected' answer different prompts"):
+        rejected(others)
     with pytest.raises(Mistake, match="t: has no 'rejected'; a pair is"):
         rejected(Row({**fields, "rejected": None}, "t"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import random
 import resource
 import shutil
 import signal
@@ -97,10 +98,12 @@ def _places(mode: str, found: list[Point]) -> Iterable[int]:
 
 def _forked(save: Callable[[], None], place: Path, mode: Mode, k: int) -> tuple[str, int]:
     ours, theirs = os.pipe()
+    drawn = random.getstate()
     pid = os.fork()
     if pid == 0:
         code = UNREACHED
         try:
+            random.setstate(drawn)  # Python seeds it anew in a fork, and checkpoints hold it
             os.chdir(place)
             fault = _limit(k) if mode == "limit" else _inject(mode, k, theirs)
             save()

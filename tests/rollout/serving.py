@@ -68,6 +68,9 @@ class Serving:
         return {"choices": [{"token_ids": list(said.ids), "logprobs": logs, "text": said.text}]}
 
 
+BROKEN_OFF = b"so many wor"  # its reader waits for more
+
+
 @contextmanager
 def served(folder: Path, port: int = 0, **options: Any) -> Iterator[Serving]:
     """A server of the model in `folder`, at `address`."""
@@ -87,7 +90,7 @@ def served(folder: Path, port: int = 0, **options: Any) -> Iterator[Serving]:
                 return
             raw = found if isinstance(found, bytes) else json.dumps(found).encode()
             self.send_response(status)
-            self.send_header("Content-Length", str(len(raw)))
+            self.send_header("Content-Length", str(len(raw) + (500 if raw == BROKEN_OFF else 0)))
             self.end_headers()
             self.wfile.write(raw)
 

@@ -28,7 +28,7 @@ from stillhouse.mistakes import LONGEST_LINE, Mistake
 from stillhouse.patience import Patience
 from stillhouse.rollout import Sampling, respond, server_of
 from stillhouse.rollout.server import Server
-from tests.rollout.serving import served
+from tests.rollout.serving import BROKEN_OFF, served
 from tests.rollout.small import VOCABULARY, character_tokenizer, same, save_model, some_prompts
 
 
@@ -133,6 +133,7 @@ BAD = {
     ),
     "refused": ({"/v1/completions": (400, {"error": {"message": "too long"}})}, "400 too long"),
     "broken": ({"/v1/completions": (500, b"")}, "500 "),
+    "broken off": ({"/v1/completions": (503, BROKEN_OFF)}, "503 "),
     "busy": ({"/reset_prefix_cache": (200, {"success": False})}, "still answers somebody"),
     "unreadable": (
         {"/collective_rpc": (500, {"error": {"message": "no file"}})},
@@ -176,6 +177,8 @@ def test_the_model_that_is_asked_for_is_the_one_that_is_served(folders, tmp_path
         ([far], str(first), str(first)),  # its own folder is not to be seen from here; it says that it is that model
         ([card("y", str(first)), renamed], "", "y"),  # two names of one model
         ([one], str(first), "serves 'Org/name', not"),
+        ([{**one, "root": 3}], str(first), "serves 'Org/name', not"),
+        ([card("z", "a\0b")], str(first), "serves 'z', not"),
         ([one], "Org/other", "serves 'Org/name', not 'Org/other'"),
         ([lora], str(second), "serves nothing, not"),
         ([far], str(tmp_path / "link"), "serves '.*' of '/far/away', not"),
@@ -191,6 +194,8 @@ def test_the_model_that_is_asked_for_is_the_one_that_is_served(folders, tmp_path
             else:
                 found = asked_of(serving.address, asked)
                 assert (found.name, found.room) == (expected, 50)
+        serving.odd["/v1/models"] = 200, {"data": [card("x", None, max_model_len="many")]}
+        assert asked_of(serving.address, "x").room is None
 
 
 def asked_of(address: str, model: str) -> Server:
@@ -220,7 +225,7 @@ def test_what_may_pass_is_asked_again_and_nothing_else(folders, failure):
 def test_a_server_that_is_started_anew_is_waited_for(folders):
     tokenizer, prompts, greedy = load_tokenizer(str(folders[0])), some_prompts(4), Sampling(3, temperature=0)
     with served(folders[0]) as serving:
-        engine = hasty(serving.address, wait=0.5)
+        engine = replace(hasty(serving.address), patience=Patience(retries=200, wait=0.05, longest=0.05))
         expected = respond(engine, tokenizer, prompts, greedy, seed=1)
     found = []
     asking = threading.Thread(target=lambda: found.extend(respond(engine, tokenizer, prompts, greedy, seed=1)))

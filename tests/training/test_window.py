@@ -85,6 +85,20 @@ def test_a_window_goes_on_where_it_was():
     assert found == expected
 
 
+@pytest.mark.parametrize(("batch", "left"), [(8, 3), (2, 10), (4, 5)])
+def test_a_window_comes_to_its_end_with_another_batch(batch: int, left: int):
+    """At the beginning of the batch that its place falls into: 12 of 2 x 16 are learnt."""
+    before, after = Window(16, 4, 2, seed=1, samples=range(16)), Window(16, batch, 2, seed=1, samples=range(16))
+    before.fill(written(before.asked()))
+    for _ in range(3):
+        before.take([4])
+    after.load(before.state())
+    for _ in range(left):
+        assert not after.used
+        after.take([batch])
+    assert after.used
+
+
 def test_steps_learn_from_one_writing_appraised_as_a_whole(world: Path, tmp_path: Path, monkeypatch):
     steps: list[list[dict[str, Any]]] = []
     step = OnPolicy.step

@@ -2,10 +2,10 @@
 
 Formats, by the first key that is there (other keys are the user's own notes):
 
+    {prompt, chosen, rejected}          a pair: texts or messages; without a prompt, messages that begin with it
     {messages: [{role, content}, ...]}
     {instruction, input, output}        input may be absent or empty
     {prompt, completion}
-    {prompt, chosen, rejected}          texts or messages; without a prompt, messages that begin with it
     {text}
 
 `output`, `completion` and a `chosen` text mean the same; the first two may be a list of references. A row may hold both
@@ -29,6 +29,7 @@ ACCEPTED = (
     "a row is {messages}, {prompt, completion}, {instruction, input, output}, {prompt, chosen, rejected} or {text}"
 )
 RESPONSE_KEYS = ("output", "completion", "chosen")
+_BESIDE_A_PAIR = ("messages", "output", "completion", "text")
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -81,6 +82,8 @@ def read(row: Row) -> Conversation:
     """
     fields = {key: value for key, value in row.fields.items() if value is not None}
     _refuse_misspelt(frozenset(fields), row.origin)
+    if {"chosen", "rejected"} <= fields.keys():  # a data set may repeat what is chosen under another key
+        fields = {key: value for key, value in fields.items() if key not in _BESIDE_A_PAIR}
     if "messages" in fields or isinstance(fields.get("chosen"), list):
         messages = (
             _chosen(fields, row.origin) if "messages" not in fields else _messages(fields, "messages", row.origin)
@@ -121,12 +124,15 @@ def rejected(row: Row) -> Row:
     """`row` with what it says is `rejected` as its response.
 
     Raises:
-        Mistake: it does not say both.
+        Mistake: it does not say both, or they answer different prompts.
     """
     for key in ("chosen", "rejected"):
         if not row.fields.get(key):
             raise Mistake(row.origin, f"has no '{key}'", "a pair is {prompt, chosen, rejected}")
-    return Row({**row.fields, "chosen": row.fields["rejected"]}, row.origin)
+    other = Row({**row.fields, "chosen": row.fields["rejected"]}, row.origin)
+    if read(other).history != read(row).history:
+        raise Mistake(row.origin, "'chosen' and 'rejected' answer different prompts", "remove the row")
+    return other
 
 
 def _chosen(fields: Mapping[str, Any], origin: str) -> tuple[Message, ...]:

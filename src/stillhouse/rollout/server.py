@@ -16,6 +16,7 @@ import math
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -69,7 +70,7 @@ class Server:
         server = cls(address.rstrip("/"), "", None, batch_size, vocabulary)
         found = server._got("/v1/models", patience=AT_ONCE, seconds=REACHED)
         try:  # an adapter has a parent
-            models = [(str(one["id"]), one) for one in found["data"] if not one.get("parent")]
+            models = [(str(one["id"]), _card(one)) for one in found["data"] if not one.get("parent")]
         except (LookupError, TypeError, AttributeError):
             raise Mistake(server._where, "does not say which models it serves", "is it vLLM?") from None
         served = ", ".join(dict.fromkeys(_described(one) for _, one in models)) or "nothing"
@@ -78,10 +79,10 @@ class Server:
             if not models:
                 wrong = f"serves {shorten(served, 70)}, not '{shorten(names[0], 40)}'"
                 raise Mistake(server._where, wrong, "name that one, or serve yours")
-        elif len({one.get("root") or name for name, one in models}) != 1:  # a model may have several names
+        elif len({one["root"] or name for name, one in models}) != 1:  # a model may have several names
             raise Mistake(server._where, f"serves {shorten(served, 90)}", "serve the model alone")
         name, chosen = models[0]
-        return replace(server, name=name, room=chosen.get("max_model_len"), root=str(chosen.get("root") or ""))
+        return replace(server, name=name, room=chosen["max_model_len"], root=chosen["root"])
 
     def write(self, asked: Sequence[Asked], manner: Manner) -> Generator[tuple[int, Drawn]]:
         """As they come; a request that fails in a way that may pass is sent again, and the others go on.
@@ -183,9 +184,19 @@ class Server:
         return f"server: {self.address}"
 
 
+def _card(said: dict[str, Any]) -> dict[str, Any]:
+    """What a server says of a model, as far as it makes sense: "id", "root" ("" if unknown) and "max_model_len"."""
+    root, room = said.get("root"), said.get("max_model_len")
+    return {
+        "id": str(said["id"]),
+        "root": root if isinstance(root, str) and "\0" not in root else "",
+        "max_model_len": room if isinstance(room, int) and not isinstance(room, bool) else None,
+    }
+
+
 def _described(card: dict[str, Any]) -> str:
     """What a server calls a model and, where that is something else, what it has loaded."""
-    root = card.get("root") or card["id"]
+    root = card["root"] or card["id"]
     return f"'{card['id']}'" if root == card["id"] else f"'{card['id']}' of '{root}'"
 
 
@@ -193,7 +204,7 @@ def _same(card: dict[str, Any], name: str) -> bool:
     """Whether a server's model is `name`; a Hub name resolves as a folder would, and so to itself alone."""
     if name == card["id"]:
         return True
-    root = card.get("root")
+    root = card["root"]
     return bool(root) and Path(root).resolve() == Path(name).resolve()
 
 
@@ -239,7 +250,9 @@ _OPENER = build_opener(_Handler)
 
 def _said(error: HTTPError) -> str:
     """The server's own words, where it has any."""
-    text = error.read().decode(errors="replace")
+    text = ""
+    with suppress(OSError, HTTPException):  # the words may break off
+        text = error.read().decode(errors="replace")
     try:
         found = json.loads(text)
         text = str(found.get("error", found).get("message", text))

@@ -5,8 +5,9 @@
     prompts of the window -> every process writes its share -> appraised together -> all processes hold all of it
     each step: the next batch of the inner epoch's order, its own part in every process
 
-Prompts and orders are drawn from (seed, window), so nothing depends on micro-batches or processes. A step of the data
-set's that is smaller, as the last of its epoch may be, takes the beginning of its batch.
+Prompts and orders are drawn from (seed, window), so nothing depends on micro-batches or processes. Only a step of the
+data set's that is smaller, as the last of its epoch may be, does: it takes the beginning of its batch, as much of it as
+all processes' loaders have rows for.
 """
 
 from __future__ import annotations
@@ -79,9 +80,10 @@ class Window:
 
     def state(self) -> dict[str, Tensor]:
         """What the next process goes on with, as arrays; the same in all processes."""
-        return {"window.at": torch.tensor([self._number, self._taken]), **to_arrays(self._held, "window")}
+        learnt = self._taken * self.batch
+        return {"window.at": torch.tensor([self._number, learnt]), **to_arrays(self._held, "window")}
 
     def load(self, arrays: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave, on however many processes."""
-        self._number, self._taken = arrays["window.at"].tolist()
-        self._held = from_arrays(arrays, "window")
+        """Go on from what `state` gave; with another batch at the beginning of the one that its place falls into."""
+        self._number, learnt = arrays["window.at"].tolist()
+        self._taken, self._held = learnt // self.batch, from_arrays(arrays, "window")
