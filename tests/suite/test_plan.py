@@ -9,7 +9,7 @@ import pytest
 
 import stillhouse
 from stillhouse.mistakes import LONGEST_LINE, Mistake
-from stillhouse.recipe import parse
+from stillhouse.recipe import dump, parse
 from stillhouse.suite.plan import plan
 from tests.suite.small import INSTRUCT, RECIPE, ROWS, job, options, write_folder
 
@@ -222,6 +222,7 @@ def test_what_the_mend_names_can_be_typed(folder: Path) -> None:
     typed = f"--set.rollout.server={far}"
     recipe = parsed(job(plan(options(typed, rows=rows)), "A, seed 3").command)
     assert recipe.rollout["server"] == far
+    assert far in dump(options(typed, rows=rows).as_dict())  # as --print_config shows it
     evaluate = {"instruct": {**INSTRUCT, "server": far}}
     says = refused(rows=rows, evaluate=evaluate)
     assert says.endswith("remove it, and give --evaluate.instruct.server on the command line")

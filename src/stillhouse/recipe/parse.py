@@ -173,7 +173,7 @@ def _override(schema: type[Section], located: Located, key: str, value: Any) -> 
         located.forget(key)
     if annotation is Any and not (key.startswith("training.") and key.count(".") == 1):
         value = read_scalar(value)
-        value = Typed(value) if isinstance(value, str) else value
+        value = Typed(value) if schema is SuiteOptions and isinstance(value, str) else value
     elif section:
         value = {} if value == "{}" else None
     else:

@@ -190,17 +190,18 @@ def _measures(folder: Path, scores: Path, remarks: list[str]) -> dict[str, Sprea
         for file in sorted(made.parent.rglob("measures.json")):
             for entry in _list(store.read_json(file, require_hash=False)):
                 measure = _mapping(entry)
-                name, per_item = measure.get("name"), measure.get("per_item")
-                if not isinstance(name, str) or not _are_numbers(per_item):
+                name, per_item = measure.get("name"), _numbers_by_seed(measure.get("per_item"))
+                if not isinstance(name, str) or per_item is None:
                     raise Mistake(str(file), "holds something that is no measure", "score the run again")
                 over_seeds = spread(fmean(items) for items in per_item.values() if items)
                 found |= {} if over_seeds is None else {name: over_seeds}
     return found
 
 
-def _are_numbers(per_item: Any) -> bool:
-    lists = list(per_item.values()) if isinstance(per_item, dict) else [None]
-    return all(isinstance(items, list) and all(map(_is_number, items)) for items in lists)
+def _numbers_by_seed(value: Any) -> dict[str, list[float]] | None:
+    """`value`, if it is lists of numbers by seed."""
+    lists = list(value.values()) if isinstance(value, dict) else [None]
+    return value if all(isinstance(items, list) and all(map(_is_number, items)) for items in lists) else None
 
 
 def _seconds(lines: Sequence[Line]) -> float | None:
