@@ -131,12 +131,14 @@ def test_every_method_learns_from_a_teacher_with_another_tokenizer(
 ):
     far = method == "mined" and (teacher, student) != SMALL
     options = ["--vocabulary.name=prefix"] if far else []
+    if (METHODS[method].rollout or {}).get("source") == "adaptive":  # goes by the dev loss
+        options += [f"--data.eval={world.rows()}", "--data.eval_limit=4", "--evaluation.generate=false"]
     lines = world.train("distill", tmp_path, student, teacher, {"name": method}, steps, *options)
     before, after = ends(lines, "loss")
     assert after < before
     print(f"\n{teacher} -> {student} {method}: {before:.4g} -> {after:.4g}")
     if "aligned" in lines[0]:  # else it attends, and pairs no rows
-        assert ends(lines, "aligned")[1] > 0.5
+        assert ends(lines, "aligned")[1] > (0.4 if far else 0.5)  # every other token has none that it begins with
 
 
 @pytest.mark.parametrize(("teacher", "student", "method"), UNLABELLED)
