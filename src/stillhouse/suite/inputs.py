@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from stillhouse.catalogue.sources import REJECTED
 from stillhouse.data.rows import files_of_split
 from stillhouse.mistakes import Mistake
 from stillhouse.model_folders import base_of, decisive_files, find, method_weights
@@ -28,7 +29,7 @@ def files_of(recipe: Recipe, made: Sequence[Path]) -> dict[str, list[Path]]:
         ("data.train", data.train, data.train_split), ("data.eval", data.eval, data.eval_split),
         ("data.corpus", data.corpus, "train"), ("rollout.written", rollout.get("written", "none"), "train"),
     ]  # fmt: skip
-    found = {key: _rows(name, split) for key, name, split in rows if name is not None and name != "none"}
+    found = {key: _rows(name, split) for key, name, split in rows if name not in (None, "none", REJECTED)}
     if "path" in vocabulary:
         found["vocabulary.path"] = [Path(vocabulary["path"])]
     if (projectors := recipe.method.get("projectors", "none")) != "none":
